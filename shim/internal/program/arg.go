@@ -1,0 +1,84 @@
+package program
+
+import (
+	"strconv"
+	"strings"
+)
+
+type argKind uint8
+
+const (
+	argInt  argKind = iota // Value
+	argSlot                // the content of Slot
+	argAddr                // the address of Slot
+	argData                // the address of a copy of Data
+	argPtrs                // the address of a NULL-terminated array of strings
+	argVec                 // the address of an array of 64-bit words, each an Arg
+)
+
+// Arg is one argument of a system call: a number, what a slot holds, or the
+// address of some memory that travels with the Program.
+type Arg struct {
+	kind  argKind
+	value uint64
+	slot  Slot
+	data  []byte
+	strs  []string
+	vec   []Arg
+	text  string // how it prints, where the kind alone does not say
+}
+
+// Int is a number, printed in decimal.
+func Int[T ~int | ~int32 | ~int64 | ~uint32 | ~uint64 | ~uintptr](v T) Arg {
+	return Arg{value: uint64(v), text: strconv.FormatInt(int64(v), 10)}
+}
+
+// Named is a number with its symbolic form, such as "MS_NOSUID|MS_NODEV".
+func Named[T ~int | ~int32 | ~int64 | ~uint32 | ~uint64 | ~uintptr](v T, text string) Arg {
+	return Arg{value: uint64(v), text: text}
+}
+
+// From is the content of a slot.
+func From(s Slot) Arg { return Arg{kind: argSlot, slot: s, text: slotName(s)} }
+
+// Addr is the address of a slot.
+func Addr(s Slot) Arg { return Arg{kind: argAddr, slot: s, text: "&" + slotName(s)} }
+
+// Str is the address of a NUL-terminated string.
+func Str(s string) Arg {
+	return Arg{kind: argData, data: append([]byte(s), 0), text: quote(s)}
+}
+
+// Bytes is the address of data, which text stands for in print. The kernel may
+// write to it.
+func Bytes(data []byte, text string) Arg {
+	return Arg{kind: argData, data: data, text: text}
+}
+
+// Strs is the address of a NULL-terminated array of strings: argv or envp.
+func Strs(s []string) Arg {
+	q := make([]string, len(s))
+	for i := range s {
+		q[i] = quote(s[i])
+	}
+	return Arg{kind: argPtrs, strs: s, text: "[" + strings.Join(q, ", ") + "]"}
+}
+
+// Vec is the address of an array of 64-bit words: a struct that itself holds
+// pointers, such as struct sock_fprog or struct msghdr.
+func Vec(text string, words ...Arg) Arg {
+	return Arg{kind: argVec, vec: words, text: text}
+}
+
+func (a Arg) String() string { return a.text }
+
+func slotName(s Slot) string { return "$" + strconv.Itoa(int(s)) }
+
+// quote is strconv.Quote, cut the way strace -s cuts.
+func quote(s string) string {
+	const most = 512
+	if len(s) > most {
+		return strconv.Quote(s[:most]) + "..."
+	}
+	return strconv.Quote(s)
+}

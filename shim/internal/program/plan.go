@@ -1,0 +1,77 @@
+package program
+
+import specs "github.com/opencontainers/runtime-spec/specs-go"
+
+// Numbers of the descriptors that the agent is born with. Plan.Files follow.
+const (
+	FdSocket = 3 // SEQPACKET to the shim: the image, the gate, the report
+	FdAgent  = 4 // the agent's own memfd; the first Ops close it
+	FdFiles  = 5 // Plan.Files[0]
+)
+
+// Plan is a Program and all that the shim does around it.
+type Plan struct {
+	Program
+
+	// Cloneflags are the CLONE_NEW* flags of clone3(2).
+	Cloneflags uintptr
+
+	// PIDNamespace, where not empty, is the path of the pid namespace that
+	// the process is cloned into: setns(2) moves only children there.
+	PIDNamespace string
+
+	// Files are opened by the shim, in the host's namespaces, and handed
+	// over as FdFiles and up.
+	Files []File
+
+	// Cgroup is what is written to the container's cgroup before the clone.
+	Cgroup Resources
+
+	// OOMScoreAdj is written to /proc/PID/oom_score_adj before the gate
+	// opens, nil leaves the shim's own. proc_pid_oom_score_adj(5).
+	OOMScoreAdj *int
+}
+
+// FileKind tells how the shim comes by a File.
+type FileKind uint8
+
+const (
+	// FileRootfs is the detached mount of the container's root.
+	FileRootfs FileKind = iota
+	// FileBind is a detached clone of the tree at Path: open_tree(2) with
+	// OPEN_TREE_CLONE.
+	FileBind
+	// FileRecursiveBind is the same with AT_RECURSIVE.
+	FileRecursiveBind
+	// FileNamespace is the namespace at Path, opened to be joined.
+	FileNamespace
+	// FileInit is the pidfd of the container's init, for an exec.
+	FileInit
+)
+
+// File is a descriptor that the shim hands to the agent.
+type File struct {
+	Kind FileKind
+	Path string
+	// Field is what the spec calls it: "mounts[3].source".
+	Field string
+}
+
+// Resources are the limits of a cgroup v2 directory.
+type Resources struct {
+	Writes []Write
+
+	// Devices is the device allow-list, in the order of the spec: the last
+	// rule that matches wins. Nil means no filter at all.
+	Devices []specs.LinuxDeviceCgroup
+}
+
+// Write is one file of a cgroup and its new content.
+type Write struct {
+	// Controller is "" for the files that every cgroup has.
+	Controller string
+	File       string // "memory.max"
+	Value      string
+	// Field is what the spec calls it: "linux.resources.memory.limit".
+	Field string
+}

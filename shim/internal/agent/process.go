@@ -1,0 +1,368 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd-mini/mini/shim/internal/program"
+)
+
+// Command is what it takes to make a process. All descriptors stay the
+// caller's: Start borrows them.
+type Command struct {
+	Program    *program.Program
+	Cloneflags uintptr
+
+	// Stdio are the process's descriptors 0, 1 and 2.
+	Stdio [3]uintptr
+	// Files become program.FdFiles and up.
+	Files []uintptr
+
+	// Cgroup is the directory that the process is born in: CLONE_INTO_CGROUP
+	// of clone(2).
+	Cgroup int
+
+	// PIDNamespace, where not negative, is an nsfs descriptor or a pidfd:
+	// the process is born in that pid namespace.
+	PIDNamespace int
+
+	// Template, where not nil, is the mount namespace to clone out of.
+	Template *Seed
+}
+
+// Process is a child of the shim, by pidfd: it cannot be mistaken for another
+// that got its pid.
+type Process struct {
+	Pid     int
+	program *program.Program
+	pidfd   *os.File
+	sock    *os.File
+
+	// Received is what the agent sent along with its first gate: a pty's
+	// master. The caller owns it. Nil without one.
+	Received *os.File
+}
+
+// StepError is an Op that failed.
+type StepError struct {
+	Step  string // what it was for
+	Errno unix.Errno
+}
+
+func (e *StepError) Error() string { return e.Step + ": " + e.Errno.Error() }
+func (e *StepError) Unwrap() error { return e.Errno }
+
+// Agent holds the executable that every process begins as.
+type Agent struct{ memfd int }
+
+// New makes the agent's executable. A shim does so once.
+func New() (*Agent, error) {
+	fd, err := newMemfd()
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	return &Agent{memfd: fd}, nil
+}
+
+// Close frees the executable. Processes that run are not touched.
+func (a *Agent) Close() error { return unix.Close(a.memfd) }
+
+// Start makes a process and waits until it stands at its gate. After an error
+// there is no process: it has been killed and reaped.
+func (a *Agent) Start(c Command) (_ *Process, err error) {
+	image, err := c.Program.Encode()
+	if err != nil {
+		return nil, err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	defer unix.Close(pair[1])
+	// O_NONBLOCK belongs to the open file description: only our end waits
+	// in Go's poller, the agent's blocks in read(2).
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		unix.Close(pair[0])
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	p := &Process{program: c.Program, sock: os.NewFile(uintptr(pair[0]), "agent")}
+	if err := a.clone(&c, p, pair[1]); err != nil {
+		p.sock.Close()
+		return nil, err
+	}
+	if err := p.begin(image); err != nil {
+		return nil, errors.Join(err, p.abandon())
+	}
+	return p, nil
+}
+
+// clone runs the agent in a new process.
+func (a *Agent) clone(c *Command, p *Process, sock int) error {
+	pidfd := -1
+	files := append([]uintptr{c.Stdio[0], c.Stdio[1], c.Stdio[2], uintptr(sock), uintptr(a.memfd)}, c.Files...)
+	attr := &syscall.ProcAttr{
+		Files: files,
+		Sys: &syscall.SysProcAttr{
+			Cloneflags:  c.Cloneflags,
+			UseCgroupFD: true,
+			CgroupFD:    c.Cgroup,
+			PidFD:       &pidfd,
+		},
+	}
+	// The agent's own descriptor is one of the list, so that ForkExec
+	// cannot put another file over it before it is executed.
+	path := fmt.Sprintf("/proc/self/fd/%d", program.FdAgent)
+	err := c.born(func() (err error) {
+		p.Pid, err = syscall.ForkExec(path, nil, attr)
+		return err
+	})
+	if err != nil {
+		if p.Pid > 0 {
+			// Made, but the thread could not go back: undo.
+			p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+			err = errors.Join(err, p.abandon())
+		}
+		return fmt.Errorf("clone: %w", err)
+	}
+	// A pidfd with O_NONBLOCK makes waitid(2) answer EAGAIN instead of
+	// waiting (Linux 5.10), so Go's poller waits, and no thread.
+	if err := unix.SetNonblock(pidfd, true); err != nil {
+		p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+		return errors.Join(fmt.Errorf("pidfd: %w", err), p.abandon())
+	}
+	p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+	return nil
+}
+
+// born calls clone in the namespaces that a child can only inherit: those of
+// the thread that makes it.
+func (c *Command) born(clone func() error) error {
+	if c.Template != nil {
+		return c.Template.do(func() error { return c.inPIDNamespace(clone) })
+	}
+	return c.inPIDNamespace(clone)
+}
+
+func (c *Command) inPIDNamespace(clone func() error) error {
+	if c.PIDNamespace < 0 {
+		return clone()
+	}
+	// pid_namespaces(7): setns changes where children are born, for this
+	// thread alone.
+	runtime.LockOSThread()
+	own, err := unix.Open("/proc/thread-self/ns/pid_for_children", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("own pid namespace: %w", err)
+	}
+	defer unix.Close(own)
+	if err := unix.Setns(c.PIDNamespace, unix.CLONE_NEWPID); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("join pid namespace: %w", err)
+	}
+	err = clone()
+	if back := unix.Setns(own, unix.CLONE_NEWPID); back != nil {
+		// The thread stays locked, and dies with its goroutine: no
+		// other may run on it.
+		return errors.Join(err, fmt.Errorf("leave pid namespace: %w", back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// begin sends the image and waits for the gate.
+func (p *Process) begin(image []byte) error {
+	// A message must fit the socket's buffer, which is above 200 kB by
+	// default; the agent reads until it has all.
+	const chunk = 64 << 10
+	for len(image) > 0 {
+		n := min(len(image), chunk)
+		if _, err := p.sock.Write(image[:n]); err != nil {
+			return fmt.Errorf("send program: %w", err)
+		}
+		image = image[n:]
+	}
+	ok, err := p.receive()
+	if err != nil {
+		return err
+	}
+	if !ok {
+		ws, _ := p.Wait()
+		return fmt.Errorf("agent ended before its gate: %s", describe(ws))
+	}
+	return nil
+}
+
+// Open opens the gate and returns when execve(2) has happened, or with the
+// step that failed. After an error the process has exited: Wait still reaps
+// it.
+func (p *Process) Open() error {
+	defer p.sock.Close()
+	if _, err := p.sock.Write([]byte{1}); err != nil {
+		// It was killed at its gate: that is an exit like any other.
+		return nil
+	}
+	_, err := p.receive()
+	return err
+}
+
+// receive returns true for a gate, false for end of file, and the error that
+// the agent reports.
+func (p *Process) receive() (bool, error) {
+	var msg [8]byte
+	oob := make([]byte, unix.CmsgSpace(4))
+	var n, oobn int
+	rc, err := p.sock.SyscallConn()
+	if err != nil {
+		return false, fmt.Errorf("agent: %w", err)
+	}
+	var rerr error
+	err = rc.Read(func(fd uintptr) bool {
+		n, oobn, _, _, rerr = unix.Recvmsg(int(fd), msg[:], oob, unix.MSG_CMSG_CLOEXEC)
+		return rerr != unix.EAGAIN && rerr != unix.EINTR
+	})
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("agent: %w", err)
+	case rerr == unix.ECONNRESET, rerr == nil && n == 0:
+		return false, nil
+	case rerr != nil:
+		return false, fmt.Errorf("agent: recvmsg: %w", rerr)
+	case n == 8:
+		return false, p.stepError(msg)
+	}
+	return true, p.take(oob[:oobn])
+}
+
+func (p *Process) stepError(msg [8]byte) error {
+	index := int(uint32(msg[0]) | uint32(msg[1])<<8 | uint32(msg[2])<<16 | uint32(msg[3])<<24)
+	errno := uint32(msg[4]) | uint32(msg[5])<<8 | uint32(msg[6])<<16 | uint32(msg[7])<<24
+	return &StepError{Step: p.program.Step(index), Errno: unix.Errno(errno)}
+}
+
+// take keeps the descriptor of an SCM_RIGHTS message: unix(7).
+func (p *Process) take(oob []byte) error {
+	if len(oob) == 0 {
+		return nil
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(msgs) == 0 {
+		return fmt.Errorf("agent: control message: %w", err)
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) == 0 {
+		return fmt.Errorf("agent: control message: %w", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		return fmt.Errorf("agent: %w", err)
+	}
+	p.Received = os.NewFile(uintptr(fds[0]), "console")
+	return nil
+}
+
+// Wait waits for the end of the process, reaps it, and says how and when it
+// ended. It is called once.
+func (p *Process) Wait() (unix.WaitStatus, error) {
+	defer p.pidfd.Close()
+	rc, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("pidfd: %w", err)
+	}
+	var ws unix.WaitStatus
+	var werr error
+	err = rc.Read(func(fd uintptr) bool {
+		ws, werr = waitid(int(fd))
+		return werr != unix.EAGAIN && werr != unix.EINTR
+	})
+	if err = errors.Join(err, werr); err != nil {
+		return 0, fmt.Errorf("waitid: %w", err)
+	}
+	return ws, nil
+}
+
+// waitid reaps by pidfd and returns the status in the form of wait4(2).
+func waitid(pidfd int) (unix.WaitStatus, error) {
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_PIDFD, pidfd, &info, unix.WEXITED, nil); err != nil {
+		return 0, err
+	}
+	code, status := siginfoStatus(&info)
+	const cldExited, cldDumped = 1, 3
+	switch code {
+	case cldExited:
+		return unix.WaitStatus(status << 8), nil
+	case cldDumped:
+		return unix.WaitStatus(status | 0x80), nil
+	default:
+		return unix.WaitStatus(status), nil
+	}
+}
+
+// Signal sends sig. A process that has ended is os.ErrProcessDone.
+func (p *Process) Signal(sig unix.Signal) error {
+	err := p.Control(func(pidfd int) error {
+		return unix.PidfdSendSignal(pidfd, sig, nil, 0)
+	})
+	if errors.Is(err, unix.ESRCH) {
+		return os.ErrProcessDone
+	}
+	if err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("pidfd_send_signal: %w", err)
+	}
+	return err
+}
+
+// Control calls f with the pidfd, which stays open meanwhile. Once Wait has
+// closed it the answer is os.ErrProcessDone.
+func (p *Process) Control(f func(pidfd int) error) error {
+	rc, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return os.ErrProcessDone
+	}
+	var ferr error
+	if err := rc.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return os.ErrProcessDone
+	}
+	return ferr
+}
+
+// Abandon ends a process that waits at its gate.
+func (p *Process) Abandon() error { return p.abandon() }
+
+// abandon kills the process and reaps it.
+func (p *Process) abandon() error {
+	p.sock.Close()
+	if p.Received != nil {
+		p.Received.Close()
+	}
+	if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	if _, err := p.Wait(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+func describe(ws unix.WaitStatus) string {
+	if ws.Signaled() {
+		return unix.SignalName(ws.Signal())
+	}
+	return fmt.Sprintf("exit status %d", ws.ExitStatus())
+}
+
+// ExitStatus is the shell's form of a wait status: 128 plus the signal for a
+// process that one killed.
+func ExitStatus(ws unix.WaitStatus) uint32 {
+	if ws.Signaled() {
+		return 128 + uint32(ws.Signal())
+	}
+	return uint32(ws.ExitStatus())
+}
+

@@ -1,0 +1,116 @@
+package program
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Layout of an image in the agent's memory; agent/layout.h says the same.
+const (
+	Base     = 0x10000000 // where the image is, in the agent
+	MaxImage = 0x1000000  // bytes
+
+	slotsAt  = 64
+	opsAt    = 512
+	opSize   = 64
+	argsAt   = 16
+	flagEOF  = 1 << 6
+	numSlots = (opsAt - slotsAt) / 8
+)
+
+// Encode lays the Program out for the agent: a header with the slots, the ops,
+// then the memory that their pointers point to. It fails on a Program that is
+// not valid, and on one whose strings and filters exceed MaxImage.
+func (p *Program) Encode() ([]byte, error) {
+	if err := p.Validate(); err != nil {
+		return nil, fmt.Errorf("bug: %w", err)
+	}
+	e := encoder{buf: make([]byte, opsAt+opSize*len(p.Ops), opsAt+opSize*len(p.Ops)+8192)}
+	for s, v := range p.Preset {
+		binary.LittleEndian.PutUint64(e.buf[slotOffset(s):], v)
+	}
+	for i := range p.Ops {
+		e.op(opsAt+opSize*i, &p.Ops[i])
+	}
+	if len(e.buf) > MaxImage {
+		return nil, fmt.Errorf("process: arguments, environment and filters take %d bytes, at most %d", len(e.buf), MaxImage)
+	}
+	binary.LittleEndian.PutUint64(e.buf, uint64(len(e.buf)))
+	return e.buf, nil
+}
+
+type encoder struct{ buf []byte }
+
+func slotOffset(s Slot) int { return slotsAt + 8*int(s) }
+
+func (e *encoder) op(at int, o *Op) {
+	flags := uint16(0)
+	if o.EOF {
+		flags |= flagEOF
+	}
+	for i, a := range o.Args {
+		if a.kind == argSlot {
+			flags |= 1 << i
+		}
+		v := e.arg(a)
+		binary.LittleEndian.PutUint64(e.buf[at+argsAt+8*i:], v)
+	}
+	b := e.buf[at:]
+	binary.LittleEndian.PutUint16(b[0:], uint16(o.Nr))
+	binary.LittleEndian.PutUint16(b[2:], flags)
+	if o.Out != 0 {
+		binary.LittleEndian.PutUint32(b[4:], uint32(slotOffset(o.Out)))
+	}
+	binary.LittleEndian.PutUint16(b[8:], uint16(o.Then))
+	binary.LittleEndian.PutUint16(b[10:], uint16(o.Else))
+	for i, errno := range o.Answers {
+		b[12+i] = byte(errno)
+	}
+}
+
+// arg returns the word that stands for a, after laying out what it points to.
+func (e *encoder) arg(a Arg) uint64 {
+	switch a.kind {
+	case argSlot, argAddr:
+		return Base + uint64(slotOffset(a.slot))
+	case argData:
+		return e.data(a.data)
+	case argPtrs:
+		words := make([]uint64, len(a.strs)+1)
+		for i, s := range a.strs {
+			words[i] = e.data(append([]byte(s), 0))
+		}
+		return e.words(words)
+	case argVec:
+		words := make([]uint64, len(a.vec))
+		for i, w := range a.vec {
+			words[i] = e.arg(w)
+		}
+		return e.words(words)
+	default:
+		return a.value
+	}
+}
+
+// data appends b, aligned as any struct of the kernel's interface wants it.
+func (e *encoder) data(b []byte) uint64 {
+	e.align()
+	at := len(e.buf)
+	e.buf = append(e.buf, b...)
+	return Base + uint64(at)
+}
+
+func (e *encoder) words(words []uint64) uint64 {
+	e.align()
+	at := len(e.buf)
+	for _, w := range words {
+		e.buf = binary.LittleEndian.AppendUint64(e.buf, w)
+	}
+	return Base + uint64(at)
+}
+
+func (e *encoder) align() {
+	for len(e.buf)%8 != 0 {
+		e.buf = append(e.buf, 0)
+	}
+}

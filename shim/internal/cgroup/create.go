@@ -55,7 +55,7 @@ func (g *Group) create(need []string) (err error) {
 		}
 	}()
 
-	at, err := openFile(top, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	at, err := openDir(top, ".")
 	if err != nil {
 		return g.err("open", err)
 	}

@@ -95,10 +95,7 @@ func (g *Group) empty(ctx context.Context, top int) error {
 		if err != nil && !gone(err) {
 			return err
 		}
-		parent, err := openDir(top, path.Dir(g.path)[1:])
-		if path.Dir(g.path) == "/" {
-			parent, err = openFile(top, ".", unix.O_RDONLY|unix.O_DIRECTORY)
-		}
+		parent, err := openDir(top, path.Join(".", path.Dir(g.path)))
 		if err != nil {
 			return err
 		}
@@ -149,63 +146,80 @@ func removeTree(parent int, name string) error {
 // name when all below it is done. It holds two descriptors however deep the
 // tree is: a container may nest without end, beyond PATH_MAX and RLIMIT_NOFILE.
 func walk(top int, enter func(dir int) error, leave func(parent int, name string) error) error {
-	type level struct {
-		name string
-		todo []string
-	}
 	todo, err := children(top)
 	if err != nil || len(todo) == 0 {
 		return err
 	}
-	stack := []level{{todo: todo}}
-	at, err := openFile(top, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	at, err := openDir(top, ".")
 	if err != nil {
 		return err
 	}
-	defer func() { unix.Close(at) }()
+	w := walker{at: at, stack: []level{{todo: todo}}}
+	defer func() { unix.Close(w.at) }()
 	for {
-		l := &stack[len(stack)-1]
-		if n := len(l.todo); n > 0 {
+		l := &w.stack[len(w.stack)-1]
+		switch n := len(l.todo); {
+		case n > 0:
 			name := l.todo[n-1]
 			l.todo = l.todo[:n-1]
-			child, err := openDir(at, name)
-			if gone(err) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("open %s: %w", name, err)
-			}
-			unix.Close(at)
-			at = child
-			if enter != nil {
-				if err := enter(at); err != nil {
-					return err
-				}
-			}
-			todo, err := children(at)
-			if err != nil && !gone(err) {
-				return err
-			}
-			stack = append(stack, level{name, todo})
-			continue
-		}
-		if len(stack) == 1 {
+			err = w.down(name, enter)
+		case len(w.stack) > 1:
+			err = w.up(l.name, leave)
+		default:
 			return nil
 		}
-		// cgroup v2 directories are never moved: .. is where we came from.
-		up, err := openFile(at, "..", unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
-			return fmt.Errorf("open ..: %w", err)
+			return err
 		}
-		unix.Close(at)
-		at = up
-		if leave != nil {
-			if err := leave(at, l.name); err != nil {
-				return err
-			}
-		}
-		stack = stack[:len(stack)-1]
 	}
+}
+
+type walker struct {
+	at    int // the cgroup that we are in
+	stack []level
+}
+
+type level struct {
+	name string
+	todo []string // children not visited yet
+}
+
+func (w *walker) down(name string, enter func(dir int) error) error {
+	child, err := openDir(w.at, name)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w", name, err)
+	}
+	unix.Close(w.at)
+	w.at = child
+	if enter != nil {
+		if err := enter(child); err != nil {
+			return err
+		}
+	}
+	todo, err := children(child)
+	if err != nil && !gone(err) {
+		return err
+	}
+	w.stack = append(w.stack, level{name, todo})
+	return nil
+}
+
+func (w *walker) up(name string, leave func(parent int, name string) error) error {
+	// cgroup v2 directories are never moved: .. is where we came from.
+	parent, err := openFile(w.at, "..", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return fmt.Errorf("open ..: %w", err)
+	}
+	unix.Close(w.at)
+	w.at = parent
+	w.stack = w.stack[:len(w.stack)-1]
+	if leave != nil {
+		return leave(parent, name)
+	}
+	return nil
 }
 
 // children are the names of the cgroups in dir.

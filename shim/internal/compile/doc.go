@@ -1,0 +1,21 @@
+// Package compile turns an OCI runtime spec into a Plan. It decides and does
+// not act: it opens nothing and asks the kernel nothing, so the same spec and
+// Options always give the same Plan, and the golden tests need no root.
+//
+// One file for each section of the spec:
+//
+//	compile.go      the order of things: the Programs of a container and of an exec
+//	unsupported.go  every field that is refused, by name
+//	namespaces.go   linux.namespaces
+//	rootfs.go       root, pivot_root(2)
+//	mounts.go       mounts, and options.go their options
+//	devices.go      linux.devices and the default devices and links of /dev
+//	masks.go        linux.maskedPaths, linux.readonlyPaths, linux.sysctl
+//	terminal.go     process.terminal
+//	process.go      process: what runs, where, with which limits
+//	identity.go     process.user, process.capabilities, seccomp
+//	resources.go    linux.resources
+//
+// All "not supported" errors of the runtime come from here, and begin with the
+// name of the field: "linux.intelRdt: not supported".
+package compile

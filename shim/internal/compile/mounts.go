@@ -1,0 +1,220 @@
+package compile
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd-mini/mini/shim/internal/program"
+)
+
+// CgroupMount is where the host's cgroup2 hierarchy is: cgroups(7).
+const CgroupMount = "/sys/fs/cgroup"
+
+func (b *builder) mounts() error {
+	for i := range b.spec.Mounts {
+		if err := b.mount(i, &b.spec.Mounts[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *builder) mount(i int, m *specs.Mount) error {
+	field := fmt.Sprintf("mounts[%d]", i)
+	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
+		return unsupported(field + ".uidMappings")
+	}
+	if m.Destination == "" {
+		return invalid(field+".destination", "missing")
+	}
+	opts, err := parseOptions(field+".options", m.Options)
+	if err != nil {
+		return err
+	}
+	switch {
+	case opts.bind || m.Type == "bind":
+		return b.bind(field, m, opts)
+	case m.Type == "cgroup" || m.Type == "cgroup2":
+		return b.cgroupMount(field, m, opts)
+	case m.Type == "":
+		return invalid(field+".type", "missing")
+	}
+	b.fsMount(m, m.Type, opts)
+	return nil
+}
+
+// fsMount makes a new instance of a file system: fsopen(2), fsmount(2).
+func (b *builder) fsMount(m *specs.Mount, fstype string, opts mountOptions) {
+	step := fmt.Sprintf("mount %s on %s", m.Type, m.Destination)
+	b.fsopen(step, fstype, m.Source, opts.data, opts.attr.set)
+	b.finish(step, program.From(slotMount), opts, false)
+	// What a process is told by /proc and /sys must be what the kernel
+	// says, where it says it: CVE-2019-16884, CVE-2019-19921.
+	how := howPath
+	if fstype == "proc" || fstype == "sysfs" {
+		how = howPlain
+	}
+	b.target(m.Destination, how, func(parent program.Arg, base string) { b.mkdir(m.Destination, parent, base) })
+	b.attach(step, program.From(slotMount))
+}
+
+// fsopen leaves a detached mount of a new superblock in slotMount.
+func (b *builder) fsopen(step, fstype, source string, data []string, attr uint64) {
+	b.call(step, unix.SYS_FSOPEN, program.Str(fstype), program.Named(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).Out = slotFS
+	if source != "" {
+		b.fsconfig(step, "source", source)
+	}
+	for _, opt := range data {
+		key, value, ok := strings.Cut(opt, "=")
+		if !ok {
+			b.call(step+": "+opt, unix.SYS_FSCONFIG, program.From(slotFS),
+				program.Named(unix.FSCONFIG_SET_FLAG, "FSCONFIG_SET_FLAG"), program.Str(key), null, program.Int(0))
+			continue
+		}
+		b.fsconfig(step+": "+opt, key, value)
+	}
+	b.call(step, unix.SYS_FSCONFIG, program.From(slotFS),
+		program.Named(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), null, null, program.Int(0))
+	b.call(step, unix.SYS_FSMOUNT, program.From(slotFS), program.Named(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"),
+		program.Named(attr, attrText(attr))).Out = slotMount
+	b.call(step, unix.SYS_CLOSE, program.From(slotFS))
+}
+
+func (b *builder) fsconfig(step, key, value string) {
+	b.call(step, unix.SYS_FSCONFIG, program.From(slotFS),
+		program.Named(unix.FSCONFIG_SET_STRING, "FSCONFIG_SET_STRING"), program.Str(key), program.Str(value), program.Int(0))
+}
+
+// finish gives a detached mount its attributes and its propagation.
+func (b *builder) finish(step string, fd program.Arg, opts mountOptions, bind bool) {
+	if bind && (opts.attr.set|opts.attr.clr) != 0 {
+		b.setattr(step, fd, mountAttr{set: opts.attr.set, clr: opts.attr.clr}, false)
+	}
+	if opts.rattr.set|opts.rattr.clr != 0 {
+		b.setattr(step, fd, mountAttr{set: opts.rattr.set, clr: opts.rattr.clr}, true)
+	}
+	if opts.propagation.flag != 0 {
+		b.setattr(step, fd, mountAttr{propagation: opts.propagation.flag}, opts.propagation.recursive)
+	}
+}
+
+// bind attaches a clone of a tree of the host. The shim made it, by
+// open_tree(2), outside of the container: no path of the host is looked up
+// from within.
+func (b *builder) bind(field string, m *specs.Mount, opts mountOptions) error {
+	if len(opts.data) > 0 {
+		return invalid(field+".options", "%q: unknown for a bind mount", opts.data[0])
+	}
+	if m.Source == "" {
+		return invalid(field+".source", "missing")
+	}
+	source := m.Source
+	if !filepath.IsAbs(source) {
+		source = filepath.Join(b.opt.Bundle, source)
+	}
+	kind := program.FileBind
+	if opts.recursive {
+		kind = program.FileRecursiveBind
+	}
+	b.attachFile(fmt.Sprintf("bind %s on %s", m.Source, m.Destination), m.Destination,
+		b.addFile(kind, source, field+".source"), opts)
+	return nil
+}
+
+// attachFile attaches a detached tree that the shim handed over.
+func (b *builder) attachFile(step, dest string, file int, opts mountOptions) {
+	fd := program.Int(file)
+	// A clone of a shared mount is its peer. Unless the spec wants mounts
+	// to travel to the host, they must not: runc does the same by making
+	// its whole tree a slave.
+	if opts.propagation.flag != unix.MS_SHARED {
+		b.setattr(step, fd, mountAttr{propagation: unix.MS_SLAVE}, true)
+	}
+	b.finish(step, fd, opts, true)
+	b.target(dest, howPath, func(parent program.Arg, base string) {
+		// The mount point is made in the likeness of the source.
+		isFile := b.here()
+		op := b.call(step, unix.SYS_OPENAT, fd, program.Str("."), oPath)
+		op.Out, op.Answers = slotTmp, []unix.Errno{unix.ENOTDIR}
+		b.mkdir(dest, parent, base)
+		done := b.jump()
+		b.miss(isFile)
+		// O_CREAT follows a dangling symlink to where it points, inside
+		// the root: images have /etc/resolv.conf like that.
+		how := openHow(unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0o644, inRoot,
+			"{O_CREAT|O_CLOEXEC, 0644, RESOLVE_IN_ROOT|NO_MAGICLINKS}")
+		b.open("create mount point "+dest, path.Clean("/"+dest), how, slotTmp)
+		b.hop(done)
+	})
+	b.attach(step, fd)
+}
+
+// cgroupMount shows the container its own part of the cgroup hierarchy: in a
+// cgroup namespace that is the root of a mount, otherwise a bind.
+func (b *builder) cgroupMount(field string, m *specs.Mount, opts mountOptions) error {
+	if b.hasNamespace(specs.CgroupNamespace) {
+		// The superblock's options are those of the host: cgroup2 does
+		// not take them from another namespace, nor from a spec.
+		opts.data = nil
+		b.fsMount(m, "cgroup2", opts)
+		return nil
+	}
+	if b.opt.Cgroup == "" {
+		return unsupported(field + ": a cgroup mount without a cgroup")
+	}
+	opts.data = nil
+	source := filepath.Join(CgroupMount, b.opt.Cgroup)
+	b.attachFile(fmt.Sprintf("mount %s on %s", m.Type, m.Destination), m.Destination,
+		b.addFile(program.FileBind, source, field+".source"), opts)
+	return nil
+}
+
+// target leaves the mount point in slotDest. Where it does not exist, its
+// parents are made, and create makes the last component.
+func (b *builder) target(dest string, how program.Arg, create func(parent program.Arg, base string)) {
+	step := "open mount point " + dest
+	dest = path.Clean("/" + dest)
+	exists := b.here()
+	b.open(step, dest, how, slotDest)
+	if dest == "/" {
+		return
+	}
+	b.plan.Ops[exists].Answers = []unix.Errno{unix.ENOENT}
+	b.parents(dest)
+	parent := root
+	if path.Dir(dest) != "/" {
+		b.open(step, path.Dir(dest), howPath, slotParent)
+		parent = program.From(slotParent)
+	}
+	create(parent, path.Base(dest))
+	b.open(step, dest, how, slotDest)
+	b.hop(exists)
+}
+
+// parents makes the directories that lead to dest.
+func (b *builder) parents(dest string) {
+	parts := strings.Split(strings.Trim(dest, "/"), "/")
+	parent := root
+	for i, name := range parts[:len(parts)-1] {
+		b.mkdir(dest, parent, name)
+		if i < len(parts)-2 {
+			b.open("open mount point "+dest, "/"+path.Join(parts[:i+1]...), howPath, slotParent)
+			parent = program.From(slotParent)
+		}
+	}
+}
+
+func (b *builder) mkdir(dest string, parent program.Arg, name string) {
+	b.call("create mount point "+dest, unix.SYS_MKDIRAT, parent, program.Str(name), program.Named(0o755, "0755")).
+		Answers = []unix.Errno{unix.EEXIST}
+}
+
+// attach moves a detached mount to slotDest.
+func (b *builder) attach(step string, fd program.Arg) {
+	b.call(step, unix.SYS_MOVE_MOUNT, fd, emptyPath, program.From(slotDest), emptyPath, fromFdToFd)
+}

@@ -1,0 +1,279 @@
+package compile
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/containerd-mini/mini/shim/internal/program"
+)
+
+func (b *builder) resources() error {
+	r, err := Resources(b.spec.Linux.Resources)
+	if err != nil {
+		return err
+	}
+	b.plan.Cgroup = r
+	if !b.devicesLimited() {
+		b.plan.Cgroup.Devices = nil
+	} else {
+		b.plan.Cgroup.Devices = append(b.plan.Cgroup.Devices, implicitDevices()...)
+	}
+	return nil
+}
+
+func (b *builder) devicesLimited() bool {
+	return b.spec.Linux.Resources != nil && len(b.spec.Linux.Resources.Devices) > 0
+}
+
+// implicitDevices are the devices that a container has whatever its list says:
+// the default ones, which runtime-spec config-linux.md#default-devices promises,
+// and the terminals of its own devpts. Runc allows the same; mknod of any
+// device is harmless without the right to open it.
+func implicitDevices() []specs.LinuxDeviceCgroup {
+	rule := func(kind string, major, minor int64, access string) specs.LinuxDeviceCgroup {
+		r := specs.LinuxDeviceCgroup{Allow: true, Type: kind, Access: access}
+		if major >= 0 {
+			r.Major = &major
+		}
+		if minor >= 0 {
+			r.Minor = &minor
+		}
+		return r
+	}
+	rules := []specs.LinuxDeviceCgroup{rule("c", -1, -1, "m"), rule("b", -1, -1, "m")}
+	for _, d := range defaultDevices {
+		rules = append(rules, rule("c", d.Major, d.Minor, "rwm"))
+	}
+	return append(rules, rule("c", 136, -1, "rwm"), rule("c", 5, 2, "rwm"))
+}
+
+// Resources turns linux.resources into files of cgroup v2: the kernel's
+// Documentation/admin-guide/cgroup-v2.rst.
+func Resources(r *specs.LinuxResources) (program.Resources, error) {
+	var w writer
+	if r == nil {
+		return program.Resources{}, nil
+	}
+	w.cpu(r.CPU)
+	w.memory(r.Memory)
+	w.pids(r.Pids)
+	w.blockIO(r.BlockIO)
+	for i, h := range r.HugepageLimits {
+		w.add("hugetlb", "hugetlb."+h.Pagesize+".max", strconv.FormatUint(h.Limit, 10), fmt.Sprintf("hugepageLimits[%d]", i))
+	}
+	for _, dev := range slices.Sorted(maps.Keys(r.Rdma)) {
+		w.rdma(dev, r.Rdma[dev])
+	}
+	if n := r.Network; n != nil && (n.ClassID != nil || len(n.Priorities) > 0) {
+		w.err = unsupported("linux.resources.network")
+	}
+	// unified comes last: it wins.
+	for _, file := range slices.Sorted(maps.Keys(r.Unified)) {
+		controller, _, ok := strings.Cut(file, ".")
+		if !ok || strings.ContainsAny(file, "/\x00") {
+			return program.Resources{}, invalid("linux.resources.unified", "%q: not a file of a cgroup", file)
+		}
+		if controller == "cgroup" {
+			// cgroup.procs, cgroup.subtree_control: structure, not limits.
+			return program.Resources{}, invalid("linux.resources.unified", "%q: not a resource", file)
+		}
+		w.add(controller, file, r.Unified[file], "unified["+file+"]")
+	}
+	return program.Resources{Writes: w.writes, Devices: r.Devices}, w.err
+}
+
+// writer collects writes, and the first error.
+type writer struct {
+	writes []program.Write
+	err    error
+}
+
+func (w *writer) add(controller, file, value, field string) {
+	w.writes = append(w.writes, program.Write{
+		Controller: controller, File: file, Value: value, Field: "linux.resources." + field,
+	})
+}
+
+func (w *writer) refuse(field, format string, args ...any) {
+	if w.err == nil {
+		w.err = invalid("linux.resources."+field, format, args...)
+	}
+}
+
+func (w *writer) cpu(c *specs.LinuxCPU) {
+	if c == nil {
+		return
+	}
+	if c.RealtimePeriod != nil && *c.RealtimePeriod != 0 || c.RealtimeRuntime != nil && *c.RealtimeRuntime != 0 {
+		w.err = unsupported("linux.resources.cpu.realtimeRuntime")
+		return
+	}
+	if c.Idle != nil {
+		w.add("cpu", "cpu.idle", strconv.FormatInt(*c.Idle, 10), "cpu.idle")
+	}
+	if c.Shares != nil && *c.Shares != 0 {
+		w.add("cpu", "cpu.weight", strconv.FormatUint(cpuWeight(*c.Shares), 10), "cpu.shares")
+	}
+	if c.Quota != nil && *c.Quota != 0 || c.Period != nil && *c.Period != 0 {
+		value, field := "max", "cpu.quota"
+		if c.Quota != nil && *c.Quota > 0 {
+			value = strconv.FormatInt(*c.Quota, 10)
+		}
+		if c.Period != nil && *c.Period != 0 {
+			value += " " + strconv.FormatUint(*c.Period, 10)
+			if c.Quota == nil {
+				field = "cpu.period"
+			}
+		}
+		w.add("cpu", "cpu.max", value, field)
+	}
+	if c.Burst != nil {
+		w.add("cpu", "cpu.max.burst", strconv.FormatUint(*c.Burst, 10), "cpu.burst")
+	}
+	if c.Cpus != "" {
+		w.add("cpuset", "cpuset.cpus", c.Cpus, "cpu.cpus")
+	}
+	if c.Mems != "" {
+		w.add("cpuset", "cpuset.mems", c.Mems, "cpu.mems")
+	}
+}
+
+// cpuWeight maps cgroup v1's shares, 2 to 262144 with default 1024, to v2's
+// weight, 1 to 10000 with default 100, so that both defaults meet: the formula
+// that runc and crun agreed on, 10^((l^2 + 125 l) / 612 - 7/34), l = log2(shares).
+func cpuWeight(shares uint64) uint64 {
+	switch {
+	case shares <= 2:
+		return 1
+	case shares >= 262144:
+		return 10000
+	}
+	l := math.Log2(float64(shares))
+	return uint64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34)))
+}
+
+func (w *writer) memory(m *specs.LinuxMemory) {
+	if m == nil {
+		return
+	}
+	switch {
+	case m.Kernel != nil && *m.Kernel > 0: //nolint:staticcheck // SA1019: deprecated in the spec, refused by name
+		w.err = unsupported("linux.resources.memory.kernel")
+	case m.KernelTCP != nil && *m.KernelTCP > 0:
+		w.err = unsupported("linux.resources.memory.kernelTCP")
+	case m.Swappiness != nil:
+		w.err = unsupported("linux.resources.memory.swappiness")
+	case m.DisableOOMKiller != nil && *m.DisableOOMKiller:
+		w.err = unsupported("linux.resources.memory.disableOOMKiller")
+	case m.UseHierarchy != nil && !*m.UseHierarchy:
+		w.err = unsupported("linux.resources.memory.useHierarchy")
+	case m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate:
+		w.err = unsupported("linux.resources.memory.checkBeforeUpdate")
+	}
+	if m.Reservation != nil && *m.Reservation != 0 {
+		w.add("memory", "memory.low", memoryText(*m.Reservation), "memory.reservation")
+	}
+	if m.Limit != nil && *m.Limit != 0 {
+		w.add("memory", "memory.max", memoryText(*m.Limit), "memory.limit")
+	}
+	w.swap(m)
+}
+
+// swap: the spec's swap is memory and swap together, memory.swap.max is swap
+// alone.
+func (w *writer) swap(m *specs.LinuxMemory) {
+	if m.Swap == nil || *m.Swap == 0 {
+		return
+	}
+	swap := *m.Swap
+	if swap > 0 {
+		if m.Limit == nil || *m.Limit <= 0 {
+			w.refuse("memory.swap", "%d: needs a memory limit", swap)
+			return
+		}
+		if swap < *m.Limit {
+			w.refuse("memory.swap", "%d: below the memory limit %d", swap, *m.Limit)
+			return
+		}
+		swap -= *m.Limit
+	}
+	w.add("memory", "memory.swap.max", memoryText(swap), "memory.swap")
+}
+
+func memoryText(v int64) string {
+	if v < 0 {
+		return "max"
+	}
+	return strconv.FormatInt(v, 10)
+}
+
+func (w *writer) pids(p *specs.LinuxPids) {
+	if p == nil || p.Limit == nil {
+		return
+	}
+	value := "max"
+	if *p.Limit >= 0 {
+		value = strconv.FormatInt(*p.Limit, 10)
+	}
+	w.add("pids", "pids.max", value, "pids.limit")
+}
+
+func (w *writer) blockIO(b *specs.LinuxBlockIO) {
+	if b == nil {
+		return
+	}
+	if b.LeafWeight != nil {
+		w.err = unsupported("linux.resources.blockIO.leafWeight")
+	}
+	if b.Weight != nil && *b.Weight != 0 {
+		if *b.Weight < 10 || *b.Weight > 1000 {
+			w.refuse("blockIO.weight", "%d: want 10 to 1000", *b.Weight)
+		}
+		// v1's 10..1000 to v2's 1..10000.
+		weight := 1 + (uint64(*b.Weight)-10)*9999/990
+		w.add("io", "io.weight", "default "+strconv.FormatUint(weight, 10), "blockIO.weight")
+	}
+	for i, d := range b.WeightDevice {
+		if d.LeafWeight != nil {
+			w.err = unsupported(fmt.Sprintf("linux.resources.blockIO.weightDevice[%d].leafWeight", i))
+		}
+		if d.Weight != nil {
+			weight := 1 + (uint64(max(*d.Weight, 10))-10)*9999/990
+			w.add("io", "io.weight", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, weight), fmt.Sprintf("blockIO.weightDevice[%d]", i))
+		}
+	}
+	for _, t := range []struct {
+		field, key string
+		devices    []specs.LinuxThrottleDevice
+	}{
+		{"throttleReadBpsDevice", "rbps", b.ThrottleReadBpsDevice},
+		{"throttleWriteBpsDevice", "wbps", b.ThrottleWriteBpsDevice},
+		{"throttleReadIOPSDevice", "riops", b.ThrottleReadIOPSDevice},
+		{"throttleWriteIOPSDevice", "wiops", b.ThrottleWriteIOPSDevice},
+	} {
+		for i, d := range t.devices {
+			rate := "max"
+			if d.Rate > 0 {
+				rate = strconv.FormatUint(d.Rate, 10)
+			}
+			w.add("io", "io.max", fmt.Sprintf("%d:%d %s=%s", d.Major, d.Minor, t.key, rate), fmt.Sprintf("blockIO.%s[%d]", t.field, i))
+		}
+	}
+}
+
+func (w *writer) rdma(dev string, r specs.LinuxRdma) {
+	value := dev
+	if r.HcaHandles != nil {
+		value += " hca_handle=" + strconv.FormatUint(uint64(*r.HcaHandles), 10)
+	}
+	if r.HcaObjects != nil {
+		value += " hca_object=" + strconv.FormatUint(uint64(*r.HcaObjects), 10)
+	}
+	w.add("rdma", "rdma.max", value, "rdma["+dev+"]")
+}

@@ -1,0 +1,3 @@
+package stdio
+
+func loggerMain([]string) int { return 0 }

@@ -9,9 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mark is the extended attribute of directories that Create made. cgroup v2
-// takes user attributes since Linux 5.7.
-const mark = "user.mini"
+// mark is the extended attribute of directories that Create made, and tells
+// the parents that it found missing from the cgroup that it was asked for.
+// cgroup v2 takes user attributes since Linux 5.7.
+const (
+	mark       = "user.mini"
+	markParent = "parent"
+	markLeaf   = "leaf"
+)
 
 // createTries bounds how often Create begins anew because a parent vanished.
 const createTries = 16
@@ -107,8 +112,12 @@ func makeDir(at int, name string, leaf bool) (fd int, fresh bool, err error) {
 		return -1, fresh, fmt.Errorf("open: %w", err)
 	}
 	if fresh {
+		value := markParent
+		if leaf {
+			value = markLeaf
+		}
 		// Where this fails, an empty directory may be left one day.
-		_ = unix.Fsetxattr(fd, mark, nil, 0)
+		_ = unix.Fsetxattr(fd, mark, []byte(value), 0)
 	}
 	return fd, fresh, nil
 }
@@ -125,7 +134,7 @@ func takeOver(at int, name string, old int) (fresh bool, err error) {
 	if ev.populated {
 		return false, ErrNotEmpty
 	}
-	if !marked(old) {
+	if !marked(old, markLeaf) {
 		if ev.frozen {
 			err = writeFile(old, "cgroup.freeze", "0")
 		}
@@ -140,9 +149,10 @@ func takeOver(at int, name string, old int) (fresh bool, err error) {
 	return true, nil
 }
 
-func marked(fd int) bool {
-	_, err := unix.Fgetxattr(fd, mark, nil)
-	return err == nil
+func marked(fd int, value string) bool {
+	var b [16]byte
+	n, err := unix.Fgetxattr(fd, mark, b[:])
+	return err == nil && string(b[:n]) == value
 }
 
 // enable turns on the controllers of need in the cgroup at, as far as it has

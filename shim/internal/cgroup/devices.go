@@ -3,6 +3,7 @@ package cgroup
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -17,16 +18,19 @@ type insn struct {
 }
 
 // The instructions that the filter is made of
-// (Documentation/bpf/standardization/instruction-set.rst). Jumps compare the
-// low 32 bits: the 64-bit ones extend the sign of imm, and a major number may
-// have bit 31.
+// (Documentation/bpf/standardization/instruction-set.rst). Comparisons are of
+// 32 bits: those of 64 extend the sign of imm.
 const (
 	opLoad32 = unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W
 	opLoad16 = unix.BPF_LDX | unix.BPF_MEM | unix.BPF_H
 	opMov    = unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K
+	opMovReg = unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_X
 	opAnd    = unix.BPF_ALU64 | unix.BPF_AND | unix.BPF_K
+	opOrReg  = unix.BPF_ALU64 | unix.BPF_OR | unix.BPF_X
+	opShl    = unix.BPF_ALU64 | unix.BPF_LSH | unix.BPF_K
 	opShr    = unix.BPF_ALU64 | unix.BPF_RSH | unix.BPF_K
 	opJump   = unix.BPF_JMP | unix.BPF_JA
+	opJeq32  = unix.BPF_JMP32 | unix.BPF_JEQ | unix.BPF_K
 	opJne32  = unix.BPF_JMP32 | unix.BPF_JNE | unix.BPF_K
 	opJset32 = unix.BPF_JMP32 | unix.BPF_JSET | unix.BPF_K
 	opExit   = unix.BPF_JMP | unix.BPF_EXIT
@@ -36,8 +40,9 @@ const (
 const (
 	regVerdict = 0
 	regCtx     = 1
-	regScratch = 2
+	regDevice  = 2 // major << minorBits | minor
 	regAccess  = 3 // what is asked for and not allowed yet
+	regScratch = 4
 )
 
 // Offsets in struct bpf_cgroup_dev_ctx. The first word is access<<16 | type.
@@ -45,6 +50,13 @@ const (
 	ctxAccessType = 0
 	ctxMajor      = 4
 	ctxMinor      = 8
+)
+
+// The kernel's own dev_t has 12 and 20 bits (linux/kdev_t.h): a request cannot
+// have greater numbers, and both are compared at once.
+const (
+	minorBits = 20
+	majorBits = 12
 )
 
 const allAccess = unix.BPF_DEVCG_ACC_READ | unix.BPF_DEVCG_ACC_WRITE | unix.BPF_DEVCG_ACC_MKNOD
@@ -56,27 +68,54 @@ const allAccess = unix.BPF_DEVCG_ACC_READ | unix.BPF_DEVCG_ACC_WRITE | unix.BPF_
 // So the rules are gone through from the last to the first: one that allows
 // strikes its accesses off the request and accepts when none is left; one that
 // denies rejects if one of its own is still there.
+//
+// Loading a filter takes the verifier about 3 us for each branch, so there are
+// few: one for the type, then one for each rule of that type.
 func deviceFilter(rules []specs.LinuxDeviceCgroup) ([]insn, error) {
-	prog := []insn{
-		{opLoad32, regAccess | regCtx<<4, ctxAccessType, 0},
-		{opShr, regAccess, 0, 16},
-	}
-	var ended bool
-	for i := len(rules) - 1; i >= 0; i-- {
-		r, err := parseDeviceRule(&rules[i])
-		if err != nil {
+	parsed := make([]deviceRule, len(rules))
+	for i := range rules {
+		var err error
+		if parsed[i], err = parseDeviceRule(&rules[i]); err != nil {
 			return nil, fmt.Errorf("linux.resources.devices[%d].%w", i, err)
 		}
-		// All rules are checked, but the verifier refuses unreachable code.
-		if !ended {
-			prog = append(prog, r.insns()...)
-			ended = r.matchesAll()
+	}
+	blocks := section(parsed, unix.BPF_DEVCG_DEV_BLOCK)
+	chars := section(parsed, unix.BPF_DEVCG_DEV_CHAR)
+	if len(blocks) > math.MaxInt16 {
+		return nil, fmt.Errorf("linux.resources.devices: %d rules are too many", len(rules))
+	}
+	prog := append([]insn{
+		{opLoad32, regAccess | regCtx<<4, ctxAccessType, 0},
+		{opShr, regAccess, 0, 16},
+		{opLoad16, regScratch | regCtx<<4, ctxAccessType, 0},
+		{opJeq32, regScratch, int16(len(blocks)), unix.BPF_DEVCG_DEV_CHAR},
+	}, blocks...)
+	return append(prog, chars...), nil
+}
+
+// loadDevice fills regDevice.
+var loadDevice = []insn{
+	{opLoad32, regDevice | regCtx<<4, ctxMajor, 0},
+	{opShl, regDevice, 0, minorBits},
+	{opLoad32, regScratch | regCtx<<4, ctxMinor, 0},
+	{opOrReg, regDevice | regScratch<<4, 0, 0},
+}
+
+// section is the part of the filter for one type of device.
+func section(rules []deviceRule, kind int32) (prog []insn) {
+	prog = append(prog, loadDevice...)
+	for _, r := range slices.Backward(rules) {
+		if r.kind >= 0 && r.kind != kind || r.major >= 1<<majorBits || r.minor >= 1<<minorBits {
+			continue
+		}
+		prog = append(prog, r.insns()...)
+		if r.major < 0 && r.minor < 0 && r.access == allAccess {
+			// Nothing gets past it, and the verifier refuses
+			// unreachable code.
+			return prog
 		}
 	}
-	if !ended {
-		prog = append(prog, verdict(false)...)
-	}
-	return prog, nil
+	return append(prog, verdict(false)...)
 }
 
 // allowsAll tells that the filter would have nothing to refuse: a privileged
@@ -86,7 +125,7 @@ func allowsAll(rules []specs.LinuxDeviceCgroup) bool {
 		return false
 	}
 	r, err := parseDeviceRule(&rules[len(rules)-1])
-	return err == nil && r.allow && r.matchesAll()
+	return err == nil && r.allow && r.kind < 0 && r.major < 0 && r.minor < 0 && r.access == allAccess
 }
 
 // deviceRule is a rule in the kernel's terms, -1 for any.
@@ -143,49 +182,49 @@ func deviceNumber(n *int64) (int64, error) {
 	return *n, nil
 }
 
-// matchesAll tells that no request gets past the rule.
-func (r *deviceRule) matchesAll() bool {
-	return r.kind < 0 && r.major < 0 && r.minor < 0 && r.access == allAccess
-}
-
-func (r *deviceRule) insns() []insn {
-	var body []insn
+// insns decide what the rule decides, and fall out at the end otherwise.
+func (r *deviceRule) insns() (prog []insn) {
+	var act []insn
 	switch {
 	case r.access == allAccess:
 	case r.allow:
-		body = []insn{
+		act = []insn{
 			{opAnd, regAccess, 0, allAccess &^ r.access},
 			{opJne32, regAccess, 2, 0}, // over the verdict
 		}
 	default:
-		body = []insn{
+		act = []insn{
 			{opJset32, regAccess, 1, r.access}, // to the verdict
 			{opJump, 0, 2, 0},
 		}
 	}
-	body = append(body, verdict(r.allow)...)
+	act = append(act, verdict(r.allow)...)
+	skip := int16(len(act))
 
-	// The tests before it, from the last to the first, each jumping over all
-	// that follows. Each loads what it looks at anew: did the numbers stay in
-	// registers, the verifier would go through the rest of the rules once for
-	// each number that it knows by then, and give up at about 1000 rules.
-	for _, test := range []struct {
-		load byte
-		off  int16
-		want int64
-	}{
-		{opLoad32, ctxMinor, r.minor},
-		{opLoad32, ctxMajor, r.major},
-		{opLoad16, ctxAccessType, int64(r.kind)},
-	} {
-		if test.want >= 0 {
-			body = append([]insn{
-				{test.load, regScratch | regCtx<<4, test.off, 0},
-				{opJne32, regScratch, int16(len(body)), int32(uint32(test.want))},
-			}, body...)
+	switch {
+	case r.major >= 0 && r.minor >= 0:
+		prog = []insn{{opJne32, regDevice, skip, int32(uint32(r.major<<minorBits | r.minor))}}
+	case r.major >= 0:
+		prog = []insn{
+			{opMovReg, regScratch | regDevice<<4, 0, 0},
+			{opShr, regScratch, 0, minorBits},
+			{opJne32, regScratch, skip, int32(r.major)},
+		}
+	case r.minor >= 0:
+		prog = []insn{
+			{opMovReg, regScratch | regDevice<<4, 0, 0},
+			{opAnd, regScratch, 0, 1<<minorBits - 1},
+			{opJne32, regScratch, skip, int32(r.minor)},
 		}
 	}
-	return body
+	prog = append(prog, act...)
+	if len(prog) > len(act) && r.access != allAccess {
+		// Make the verifier forget the number. Else it goes through all
+		// that follows once for each number that it knows by then, and
+		// gives up at about 1000 rules.
+		prog = append(prog, loadDevice...)
+	}
+	return prog
 }
 
 func verdict(allow bool) []insn {

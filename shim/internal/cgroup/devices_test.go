@@ -80,7 +80,7 @@ func run(t testing.TB, prog []insn, q request) bool {
 	load := map[int16]uint32{ctxAccessType: uint32(q.access)<<16 | uint32(q.kind), ctxMajor: q.major, ctxMinor: q.minor}
 	for pc := 0; pc < len(prog); pc++ {
 		in := prog[pc]
-		dst := &reg[in.regs&15]
+		dst, src := &reg[in.regs&15], reg[in.regs>>4]
 		switch in.code {
 		case opLoad32:
 			*dst = uint64(load[in.off])
@@ -90,8 +90,18 @@ func run(t testing.TB, prog []insn, q request) bool {
 			*dst = uint64(uint16(load[in.off]))
 		case opAnd:
 			*dst &= uint64(int64(in.imm))
+		case opMovReg:
+			*dst = src
+		case opOrReg:
+			*dst |= src
+		case opShl:
+			*dst <<= in.imm
 		case opShr:
 			*dst >>= in.imm
+		case opJeq32:
+			if uint32(*dst) == uint32(in.imm) {
+				pc += int(in.off)
+			}
 		case opJne32:
 			if uint32(*dst) != uint32(in.imm) {
 				pc += int(in.off)
@@ -115,9 +125,9 @@ func run(t testing.TB, prog []insn, q request) bool {
 func randomRules(r *rand.Rand) []specs.LinuxDeviceCgroup {
 	var list []string
 	for range r.IntN(8) {
-		number := []string{"*", "0", "1", "4294967295"}
+		number := []string{"*", "0", "1", "4095", "1048575", "4294967295"}
 		list = append(list, fmt.Sprintf("%c%c %s:%s %s", "+-"[r.IntN(2)], "abc"[r.IntN(3)],
-			number[r.IntN(4)], number[r.IntN(4)], []string{"r", "w", "m", "rw", "rm", "wm", "rwm"}[r.IntN(7)]))
+			number[r.IntN(6)], number[r.IntN(6)], []string{"r", "w", "m", "rw", "rm", "wm", "rwm"}[r.IntN(7)]))
 	}
 	return rules(list...)
 }
@@ -132,8 +142,8 @@ func TestDeviceFilterMeans(t *testing.T) {
 		}
 		for kind := int32(1); kind <= 2; kind++ {
 			for access := int32(1); access <= 7; access++ {
-				for _, major := range []uint32{0, 1, 2, 1<<32 - 1} {
-					for _, minor := range []uint32{0, 1, 7, 1<<32 - 1} {
+				for _, major := range []uint32{0, 1, 2, 1<<majorBits - 1} {
+					for _, minor := range []uint32{0, 1, 7, 1<<minorBits - 1} {
 						q := request{kind, access, major, minor}
 						if got, want := run(t, prog, q), allowed(list, q); got != want {
 							t.Fatalf("rules %+v\nrequest %+v: got %v, want %v\n%v", list, q, got, want, prog)
@@ -353,7 +363,7 @@ func BenchmarkDeviceFilter(b *testing.B) {
 }
 
 func BenchmarkCreateDelete(b *testing.B) {
-	newTestGroup(b)
+	newTestGroup(b, "keep")
 	for b.Loop() {
 		g, err := Create(testRoot, testPath(b, "id"), []string{"cpu", "memory", "pids"})
 		if err != nil {

@@ -112,6 +112,14 @@ func TestDeleteSparesParents(t *testing.T) {
 	}
 	exists(false, "pod", "ns")
 	exists(true, "pod") // not ours
+
+	// Nor one that was asked for by name, though it is empty.
+	newTestGroup(t, "asked")
+	c := newTestGroup(t, "asked", "c")
+	if err := c.Delete(soon(t)); err != nil {
+		t.Error(err)
+	}
+	exists(true, "asked")
 }
 
 func TestCreateUndoes(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,6 +41,7 @@ func testMain(m *testing.M) int {
 		return m.Run()
 	}
 	testRoot = fmt.Sprintf("/proc/self/fd/%d", fd)
+	enabled, _ := fieldsOf(fd, "cgroup.subtree_control")
 	code := m.Run()
 
 	// Whatever a test left makes this fail.
@@ -47,6 +49,13 @@ func testMain(m *testing.M) int {
 	if err != nil && err != unix.ENOENT {
 		fmt.Fprintf(os.Stderr, "FAIL: cgroups are left: rmdir %s: %v\n", testTop, err)
 		code = 1
+	}
+	// Nor do controllers stay that only the tests wanted.
+	now, _ := fieldsOf(fd, "cgroup.subtree_control")
+	for _, c := range now {
+		if !slices.Contains(enabled, c) {
+			_ = writeFile(fd, "cgroup.subtree_control", "-"+c)
+		}
 	}
 	unix.Close(fd)
 	if after := openFiles(); len(after) > len(before) {

@@ -108,13 +108,13 @@ func (g *Group) empty(ctx context.Context, top int) error {
 	}
 }
 
-// removeMarked removes an empty cgroup that Create made.
+// removeMarked removes an empty cgroup that Create made as a parent.
 func removeMarked(top int, name string) bool {
 	fd, err := openDir(top, name)
 	if err != nil {
 		return false
 	}
-	ours := marked(fd)
+	ours := marked(fd, markParent)
 	unix.Close(fd)
 	return ours && unix.Unlinkat(top, name, unix.AT_REMOVEDIR) == nil
 }

@@ -1,0 +1,9 @@
+package integration
+
+import (
+	"testing"
+
+	"github.com/containerd-mini/mini/integration/internal/daemon"
+)
+
+func TestMain(m *testing.M) { daemon.Main(m) }

@@ -1,0 +1,126 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/containerd-mini/mini/integration/internal/daemon"
+)
+
+// TestScripts runs testdata/*.txtar under containerd 2.4, and those whose name begins with "smoke"
+// under the older ones too. A script finds in its PATH
+//
+//	ctr ARG...               ctr in the containerd namespace of the script
+//	run ARG...               ctr run with the runtime under test
+//	status N COMMAND ARG...  succeeds if the command exits with N
+//	feed FILE COMMAND ARG... the command with the file as stdin, which ends a second later: ctr misses
+//	                         an end of file that comes before the answer to Create
+//	await PATTERN COMMAND... the command again and again, until its output has the pattern (10 s)
+//
+// has the commands of testscript, and beyond them
+//
+//	controllers NAME...      skip the script unless cgroup v2 has these controllers on this machine
+//	clean                    nothing may be left of the script's containers by now
+//
+// and the variables IMAGE, RUNTIME and NS, the containerd namespace, which is the parent cgroup too.
+func TestScripts(t *testing.T) {
+	for _, version := range []string{"2.4", "2.2", "1.7"} {
+		t.Run("containerd-"+version, func(t *testing.T) {
+			pattern := "testdata/*.txtar"
+			if version != "2.4" {
+				pattern = "testdata/smoke*.txtar"
+			}
+			files, err := filepath.Glob(pattern)
+			if err != nil || len(files) == 0 {
+				t.Fatalf("%s: no scripts: %v", pattern, err)
+			}
+			for _, file := range files {
+				t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) { runScript(t, version, file) })
+			}
+		})
+	}
+}
+
+// runScript runs one script, which has a namespace to itself.
+func runScript(t *testing.T, version, file string) {
+	d := daemon.Shared(t, version)
+	d.Import(daemon.Busybox)
+	testscript.RunT(serial{t}, testscript.Params{
+		Files: []string{file},
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("IMAGE", daemon.Busybox)
+			e.Setenv("RUNTIME", daemon.Runtime())
+			e.Setenv("NS", d.Namespace)
+			e.Setenv("TMPDIR", os.TempDir())
+			bin := filepath.Join(e.WorkDir, ".bin")
+			e.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+			return writePrograms(bin, d)
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"controllers": func(_ *testscript.TestScript, _ bool, args []string) {
+				for _, name := range args {
+					if !hasController(name) {
+						t.Skipf("no %s controller in cgroup v2 on this machine", name)
+					}
+				}
+			},
+			"clean": func(*testscript.TestScript, bool, []string) { d.AssertClean() },
+		},
+	})
+}
+
+// writePrograms makes the programs that only scripts have.
+func writePrograms(bin string, d *daemon.Daemon) error {
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		return err
+	}
+	ctr := strings.Join(d.CtrCommand().Args, " ")
+	run := ctr + " run --runtime " + daemon.Runtime()
+	if !hasController("cpu") {
+		run += " --cpu-shares 0" // ctr asks for 1024 when nothing is said
+	}
+	for name, text := range map[string]string{
+		"ctr": `exec ` + ctr + ` "$@"`,
+		"run": `exec ` + run + ` "$@"`,
+		"status": `want=$1; shift
+"$@" && got=0 || got=$?
+[ $got = $want ] || { echo "exit status $got, want $want" >&2; exit 1; }`,
+		"feed": `file=$1; shift
+(cat "$file"; sleep 1) | "$@"`,
+		"await": `pattern=$1; shift
+for i in $(seq 100); do
+	out=$("$@" 2>&1) && printf '%s\n' "$out" | grep -E -- "$pattern" && exit
+	sleep 0.1
+done
+printf 'no "%s" in 10 s, last:\n%s\n' "$pattern" "$out" >&2
+exit 1`,
+	} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hasController tells whether cgroup v2 has a controller to give here.
+func hasController(name string) bool {
+	data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil && slices.Contains(strings.Fields(string(data)), name)
+}
+
+// serial is a testing.T whose scripts run one after the other: the check for what they leave behind
+// looks at the machine as a whole.
+type serial struct{ *testing.T }
+
+func (serial) Parallel() {}
+
+func (s serial) Run(name string, f func(testscript.T)) {
+	s.T.Run(name, func(t *testing.T) { f(serial{t}) })
+}
+
+func (s serial) Verbose() bool { return testing.Verbose() }

@@ -66,7 +66,7 @@ func start(t *testing.T, ops ...program.Op) (*Process, *os.File, error) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	p, err := a.Start(Command{
+	p, err := a.Start(t.Context(), Command{
 		Program:      &program.Program{Ops: ops},
 		Cloneflags:   unix.CLONE_NEWPID | unix.CLONE_NEWNS,
 		Stdio:        [3]uintptr{null.Fd(), w.Fd(), w.Fd()},

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -72,9 +74,9 @@ func New() (*Agent, error) {
 // Close frees the executable. Processes that run are not touched.
 func (a *Agent) Close() error { return unix.Close(a.memfd) }
 
-// Start makes a process and waits until it stands at its gate. After an error
-// there is no process: it has been killed and reaped.
-func (a *Agent) Start(c Command) (_ *Process, err error) {
+// Start makes a process and waits until it stands at its gate, as long as ctx
+// allows. After an error there is no process: it has been killed and reaped.
+func (a *Agent) Start(ctx context.Context, c Command) (_ *Process, err error) {
 	image, err := c.Program.Encode()
 	if err != nil {
 		return nil, err
@@ -95,7 +97,14 @@ func (a *Agent) Start(c Command) (_ *Process, err error) {
 		p.sock.Close()
 		return nil, err
 	}
-	if err := p.begin(image); err != nil {
+	// A step that never returns (a dead NFS server) must not hold a request
+	// for ever.
+	stop := context.AfterFunc(ctx, func() { _ = p.sock.SetDeadline(time.Unix(1, 0)) })
+	err = p.begin(image)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		return nil, errors.Join(err, p.abandon())
 	}
 	return p, nil
@@ -365,4 +374,3 @@ func ExitStatus(ws unix.WaitStatus) uint32 {
 	}
 	return uint32(ws.ExitStatus())
 }
-

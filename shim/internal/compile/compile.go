@@ -19,11 +19,6 @@ type Options struct {
 	// Home is the value of HOME where process.env has none.
 	Home string
 
-	// OwnStdio says which of descriptors 0, 1 and 2 are the container's
-	// alone, so that they may be given to its user. A shared /dev/null is
-	// not.
-	OwnStdio [3]bool
-
 	// Seeded says that the process is cloned out of the seed mount
 	// namespace, which is private already.
 	Seeded bool

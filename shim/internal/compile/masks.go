@@ -51,7 +51,7 @@ func (b *builder) mask(paths []string) {
 	b.fsopen(step, "tmpfs", "", []string{"mode=0555", "nr_inodes=1", "size=0"},
 		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	b.add(program.Op{Nr: program.Let, Args: []program.Arg{program.From(slotMount)}, Out: slotMask})
-	devNull := program.Int(b.addFile(program.FileBind, "/dev/null", "linux.maskedPaths"))
+	devNull := program.Int(b.addFile(program.FileNull, "/dev/null", "linux.maskedPaths"))
 	for _, p := range paths {
 		step := "mask " + p
 		// Is it a directory? A bind mount that fails would wait for an

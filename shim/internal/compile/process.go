@@ -31,7 +31,7 @@ func (b *builder) process() error {
 	if err := b.rlimits(); err != nil {
 		return err
 	}
-	b.ownStdio()
+	b.ownTerminal()
 	// Everything but stdio and the gate goes, and the master that waits
 	// there: no descriptor of a directory may serve as a way out of the
 	// root (CVE-2024-21626).
@@ -96,20 +96,14 @@ func (b *builder) session() {
 	}
 }
 
-// ownStdio lets the process's user open /dev/stdout and its like anew: pipes
-// made by the shim belong to root.
-func (b *builder) ownStdio() {
-	if b.proc.User.UID == 0 {
+// ownTerminal lets the process's user open /dev/pts/0 by name. Pipes are the
+// user's from the start: package stdio made them so.
+func (b *builder) ownTerminal() {
+	if b.proc.User.UID == 0 || !b.proc.Terminal {
 		return
 	}
-	for fd := range 3 {
-		if !b.proc.Terminal && !b.opt.OwnStdio[fd] {
-			continue
-		}
-		b.call("give stdio to the user", unix.SYS_FCHOWNAT, program.Int(fd), emptyPath,
-			program.Int(b.proc.User.UID), program.Int(-1), atEmpty).
-			Answers = []unix.Errno{unix.EPERM, unix.EROFS, unix.EINVAL}
-	}
+	b.call("give the terminal to the user", unix.SYS_FCHOWNAT, program.Int(0), emptyPath,
+		program.Int(b.proc.User.UID), program.Int(-1), atEmpty)
 }
 
 // cwd enters process.cwd, made if it is missing as other runtimes do.

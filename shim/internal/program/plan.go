@@ -43,6 +43,8 @@ const (
 	FileBind
 	// FileRecursiveBind is the same with AT_RECURSIVE.
 	FileRecursiveBind
+	// FileNull is a FileBind of /dev/null, verified to be char 1:3.
+	FileNull
 	// FileNamespace is the namespace at Path, opened to be joined.
 	FileNamespace
 	// FileInit is the pidfd of the container's init, for an exec.

@@ -1,0 +1,34 @@
+// Package shim is containerd's task API for containers made by mini.
+//
+// # Theory of operation
+//
+// containerd executes our binary, containerd-shim-mini-v2, for each container
+// or pod:
+//
+//	containerd ---exec---> shim start         binds the socket, answers with its
+//	     |                     |              address and is gone in two milliseconds
+//	     |                     +--exec---> the shim, a daemon: root, all capabilities
+//	     |                                    |
+//	     +---ttrpc: Create, Start, ... ------>+---clone---> agent ---execve---> container
+//	     |<--ttrpc: events -------------------+             (package agent)
+//	     |
+//	     +---exec---> shim delete             after every end: what a killed shim left
+//
+// The shim is the parent of all processes it made, and waits for each by its
+// pidfd: one goroutine for each process, and nobody else reaps. Orphans inside
+// a container belong to its first process, by the kernel's rule
+// (pid_namespaces(7)); those of a container without a pid namespace of its own
+// to the host's.
+//
+// A process's streams are pipes between it and the shim, or a terminal made
+// inside the container, and pumps that copy from there to the FIFOs of
+// containerd's client: package stdio.
+//
+// If the shim is killed its containers run on until containerd notices and
+// executes `delete`, which kills them by their cgroup. An agent that still
+// waits at its gate ends by itself. All mounts are inside the containers, so
+// they end with them.
+//
+// The reply to Shutdown is the last thing a shim does. One that containerd has
+// forgotten ends by itself when it has had no container for a while.
+package shim

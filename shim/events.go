@@ -1,0 +1,142 @@
+package shim
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+const (
+	forwardTimeout = 5 * time.Second
+	firstBackoff   = 50 * time.Millisecond
+	lastBackoff    = 5 * time.Second
+)
+
+// publisher sends events to containerd, in the order in which they happened.
+// It is the only one, and has one queue. While containerd is away events wait.
+type publisher struct {
+	address   string // containerd's ttrpc socket
+	namespace string
+	log       *logger
+
+	wake chan struct{} // capacity 1
+	stop chan struct{}
+	done chan struct{}
+
+	mu    sync.Mutex
+	queue []*types.Envelope
+}
+
+func newPublisher(address, namespace string, log *logger) *publisher {
+	p := &publisher{
+		address: address, namespace: namespace, log: log,
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	go p.run()
+	return p
+}
+
+// send queues an event. It never waits.
+func (p *publisher) send(topic string, event proto.Message) {
+	data, err := marshal(event)
+	if err != nil {
+		p.log.warn("event", "topic", topic, "error", err)
+		return
+	}
+	p.mu.Lock()
+	p.queue = append(p.queue, &types.Envelope{
+		Timestamp: timestamppb.Now(), Namespace: p.namespace, Topic: topic, Event: data,
+	})
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// close sends what is queued, as long as timeout allows, and ends.
+func (p *publisher) close(timeout time.Duration) {
+	close(p.stop)
+	select {
+	case <-p.done:
+	case <-time.After(timeout):
+	}
+}
+
+func (p *publisher) run() {
+	defer close(p.done)
+	var client *ttrpc.Client
+	for {
+		if !p.wait() {
+			return
+		}
+		backoff := firstBackoff
+		for e := p.first(); e != nil; e = p.first() {
+			err := p.forward(&client, e)
+			if err == nil {
+				p.drop()
+				backoff = firstBackoff
+				continue
+			}
+			if client != nil {
+				client.Close()
+				client = nil
+			}
+			// containerd is restarting. Nothing is dropped.
+			time.Sleep(backoff)
+			backoff = min(2*backoff, lastBackoff)
+		}
+	}
+}
+
+// wait returns false when there is nothing left to send, ever.
+func (p *publisher) wait() bool {
+	select {
+	case <-p.wake:
+		return true
+	default:
+	}
+	select {
+	case <-p.wake:
+		return true
+	case <-p.stop:
+		return p.first() != nil
+	}
+}
+
+func (p *publisher) first() *types.Envelope {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) == 0 {
+		return nil
+	}
+	return p.queue[0]
+}
+
+func (p *publisher) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.queue = p.queue[1:]
+}
+
+func (p *publisher) forward(client **ttrpc.Client, e *types.Envelope) error {
+	if *client == nil {
+		conn, err := net.DialTimeout("unix", strings.TrimPrefix(p.address, "unix://"), forwardTimeout)
+		if err != nil {
+			return err
+		}
+		*client = ttrpc.NewClient(conn)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
+	defer cancel()
+	_, err := eventsapi.NewTTRPCEventsClient(*client).Forward(ctx, &eventsapi.ForwardRequest{Envelope: e})
+	return err
+}

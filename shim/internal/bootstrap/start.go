@@ -1,0 +1,208 @@
+package bootstrap
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+// defaultSocketDir is where containerd's shims have their sockets: the path of
+// one is at most 108 bytes, unix(7).
+const defaultSocketDir = "/run/containerd/s"
+
+// maxStdin bounds what containerd sends: options, at most a config file.
+const maxStdin = 16 << 20
+
+// groupAnnotations name the group that shares a shim: runc's own, then the pod
+// of the CRI plugin.
+var groupAnnotations = []string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"}
+
+// start makes sure that a shim serves this container, and returns the answer
+// to containerd.
+func start(a *Args, stdin io.Reader) ([]byte, error) {
+	in, err := io.ReadAll(io.LimitReader(stdin, maxStdin))
+	if err != nil {
+		return nil, fmt.Errorf("stdin: %w", err)
+	}
+	p, modern := parseParams(in, a)
+	dir := defaultSocketDir
+	if modern && p.socketDir != "" {
+		dir = p.socketDir
+	}
+	group, err := group(".", a.ID)
+	if err != nil {
+		return nil, err
+	}
+	path := SocketPath(dir, a.Address, a.Namespace, group)
+	if err := listenAndSpawn(a, path); err != nil {
+		return nil, err
+	}
+	address := "unix://" + path
+	switch {
+	case modern:
+		return result(address), nil
+	case os.Getenv("MAX_SHIM_VERSION") != "":
+		return []byte(`{"version":2,"address":` + strconv.Quote(address) + `,"protocol":"ttrpc"}`), nil
+	default:
+		return []byte(address), nil
+	}
+}
+
+// SocketPath is where the shim of a group listens: the same for all its
+// containers, another for each containerd.
+func SocketPath(dir, address, namespace, group string) string {
+	sum := sha256.Sum256([]byte(address + "\x00" + namespace + "\x00" + group))
+	return filepath.Join(dir, hex.EncodeToString(sum[:]))
+}
+
+// group reads from the spec in the bundle which group the container belongs
+// to: its own, unless an annotation says otherwise.
+func group(bundle, id string) (string, error) {
+	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return id, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	var spec struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return "", fmt.Errorf("config.json: %w", err)
+	}
+	for _, name := range groupAnnotations {
+		if g := spec.Annotations[name]; g != "" {
+			return g, nil
+		}
+	}
+	return id, nil
+}
+
+// listenAndSpawn returns when path is being listened to: by a shim that is
+// already there, or by a new one. The directory's lock keeps two starts of the
+// same pod apart.
+func listenAndSpawn(a *Args, path string) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	lock, err := syscall.Open(dir, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer syscall.Close(lock)
+	if err := flock(lock); err != nil {
+		return fmt.Errorf("lock %s: %w", dir, err)
+	}
+	fd, err := listen(path)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if fd < 0 {
+		return nil
+	}
+	defer syscall.Close(fd)
+	if err := spawn(a, path, fd); err != nil {
+		return errors.Join(fmt.Errorf("start the shim: %w", err), os.Remove(path))
+	}
+	return nil
+}
+
+func flock(fd int) error {
+	for {
+		if err := syscall.Flock(fd, syscall.LOCK_EX); err != syscall.EINTR {
+			return err
+		}
+	}
+}
+
+// listen returns a listening socket, or -1 where somebody listens already. A
+// socket file that nobody serves was left by a shim that was killed.
+func listen(path string) (int, error) {
+	addr := &syscall.SockaddrUnix{Name: path}
+	fd, err := socket()
+	if err != nil {
+		return -1, err
+	}
+	err = syscall.Bind(fd, addr)
+	if err == syscall.EADDRINUSE {
+		if served(addr) {
+			syscall.Close(fd)
+			return -1, nil
+		}
+		if err = os.Remove(path); err == nil {
+			err = syscall.Bind(fd, addr)
+		}
+	}
+	if err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	if err == nil {
+		err = syscall.Listen(fd, 128)
+	}
+	if err != nil {
+		syscall.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func socket() (int, error) {
+	return syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+}
+
+func served(addr *syscall.SockaddrUnix) bool {
+	fd, err := socket()
+	if err != nil {
+		return false
+	}
+	defer syscall.Close(fd)
+	return syscall.Connect(fd, addr) == nil
+}
+
+// spawn starts the daemon: in the bundle, in a session of its own, with
+// nothing open but the socket. stdout must not stay open, containerd reads it
+// to its end.
+func spawn(a *Args, path string, fd int) error {
+	null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(null)
+	argv := []string{os.Args[0], "-namespace", a.Namespace, "-id", a.ID, "-address", a.Address, "-socket", path}
+	if a.Debug {
+		argv = append(argv, "-debug")
+	}
+	pid, err := syscall.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{
+		Env:   os.Environ(),
+		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(fd)},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return err
+	}
+	adjustOOMScore(pid)
+	return nil
+}
+
+// adjustOOMScore makes the shim a little likelier to be killed than
+// containerd, as all shims are. Without the right to, it stays.
+func adjustOOMScore(pid int) {
+	data, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil || len(data) == 0 {
+		return
+	}
+	score, err := strconv.Atoi(string(data[:len(data)-1]))
+	if err != nil || score >= 1000 {
+		return
+	}
+	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(strconv.Itoa(score+1)), 0)
+}

@@ -1,0 +1,119 @@
+package bootstrap
+
+import "errors"
+
+// The few messages of start and delete, on the wire:
+// protobuf.dev/programming-guides/encoding. A test compares them with
+// containerd's generated types.
+
+var errWire = errors.New("malformed protobuf")
+
+// field is one field of a message: a number for wire type 0, bytes for 2.
+type field struct {
+	num   uint64
+	bytes []byte
+}
+
+// next splits the first field off b.
+func next(b []byte) (f field, rest []byte, err error) {
+	tag, b, err := varint(b)
+	if err != nil {
+		return f, nil, err
+	}
+	f.num = tag >> 3
+	var size uint64
+	switch tag & 7 {
+	case 0:
+		_, b, err = varint(b)
+		return f, b, err
+	case 1:
+		size = 8
+	case 5:
+		size = 4
+	case 2:
+		if size, b, err = varint(b); err != nil {
+			return f, nil, err
+		}
+	default:
+		return f, nil, errWire
+	}
+	if size > uint64(len(b)) {
+		return f, nil, errWire
+	}
+	f.bytes = b[:size]
+	return f, b[size:], nil
+}
+
+func varint(b []byte) (v uint64, rest []byte, err error) {
+	for i := 0; i < len(b) && i < 10; i++ {
+		v |= uint64(b[i]&0x7f) << (7 * i)
+		if b[i] < 0x80 {
+			return v, b[i+1:], nil
+		}
+	}
+	return 0, nil, errWire
+}
+
+func appendVarint(b []byte, v uint64) []byte {
+	for v >= 0x80 {
+		b = append(b, byte(v)|0x80)
+		v >>= 7
+	}
+	return append(b, byte(v))
+}
+
+func appendUint(b []byte, num, v uint64) []byte {
+	return appendVarint(appendVarint(b, num<<3), v)
+}
+
+func appendBytes(b []byte, num uint64, v []byte) []byte {
+	b = appendVarint(b, num<<3|2)
+	b = appendVarint(b, uint64(len(v)))
+	return append(b, v...)
+}
+
+// params are the fields of containerd.runtime.bootstrap.v1.BootstrapParams that
+// matter here.
+type params struct {
+	id, namespace, socketDir string
+}
+
+// parseParams tells whether stdin is a BootstrapParams for this very shim. What
+// older daemons send is an Any, whose first two fields are other things.
+func parseParams(stdin []byte, a *Args) (p params, ok bool) {
+	for len(stdin) > 0 {
+		f, rest, err := next(stdin)
+		if err != nil {
+			return params{}, false
+		}
+		switch f.num {
+		case 1:
+			p.id = string(f.bytes)
+		case 2:
+			p.namespace = string(f.bytes)
+		case 9:
+			p.socketDir = string(f.bytes)
+		}
+		stdin = rest
+	}
+	return p, p.id == a.ID && p.namespace == a.Namespace
+}
+
+// result is a BootstrapResult. Its one extension says that this shim mounts
+// nothing but what runtimes always did; without it containerd 2.4 would run
+// `-info` at every Create to find out.
+func result(address string) []byte {
+	extension := appendBytes(nil, 1, appendBytes(nil, 1, []byte("containerd.types.MountCapabilities")))
+	b := appendUint(nil, 1, 3)
+	b = appendBytes(b, 2, []byte(address))
+	b = appendBytes(b, 3, []byte("ttrpc"))
+	return appendBytes(b, 6, extension)
+}
+
+// deleteResponse is a containerd.task.v2.DeleteResponse: exit_status 2, and
+// exited_at 3, a Timestamp.
+func deleteResponse(status uint32, seconds int64, nanos int) []byte {
+	b := appendUint(nil, 2, uint64(status))
+	at := appendUint(nil, 1, uint64(seconds))
+	return appendBytes(b, 3, appendUint(at, 2, uint64(nanos)))
+}

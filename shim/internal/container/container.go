@@ -1,0 +1,450 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/containerd/cgroups/v3/cgroup2/stats"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd-mini/mini/shim/internal/agent"
+	"github.com/containerd-mini/mini/shim/internal/cgroup"
+	"github.com/containerd-mini/mini/shim/internal/compile"
+	"github.com/containerd-mini/mini/shim/internal/program"
+	"github.com/containerd-mini/mini/shim/internal/stdio"
+)
+
+// Bounds of what may wait for a process or for somebody outside.
+const (
+	freezeTimeout = 10 * time.Second
+	drainTimeout  = 10 * time.Second
+	// releaseTimeout is how long a delete waits for output that nobody
+	// reads; containerd's runtime waits as long.
+	releaseTimeout = 2 * time.Second
+	deleteTimeout  = 10 * time.Second
+)
+
+// Config is what it takes to create a container.
+type Config struct {
+	ID     string
+	Bundle string
+	Spec   *specs.Spec
+	Rootfs []Mount
+	Stdio  stdio.Config
+
+	// CgroupRoot is where cgroup v2 is mounted.
+	CgroupRoot string
+	// IgnoreControllers passes over limits whose controller is missing;
+	// Ignored is told each time.
+	IgnoreControllers bool
+	Ignored           func(*cgroup.MissingControllerError)
+
+	// Created is called once, with the first process at its gate. Started
+	// is called for each process that has begun to run.
+	Created, Started func(*Process)
+	// Exited is called once for each process that was created, when it has
+	// ended. OOMKilled is called when the kernel has killed a process of
+	// the container for want of memory, and always before the Exited that
+	// it led to.
+	Exited    func(*Process)
+	OOMKilled func()
+}
+
+// Container is a running container, or one that was. Methods may be called
+// concurrently.
+type Container struct {
+	cfg   Config
+	agent *agent.Agent
+	group *cgroup.Group
+	init  *Process
+
+	stopWatch context.CancelFunc
+
+	// mu guards what follows, and is held while a state changes.
+	mu    sync.Mutex
+	execs map[string]*Process
+	oom   uint64
+	ended bool // the first process has
+}
+
+// Create makes a container: its first process stands at its gate, ready to
+// start. After an error nothing of it is left.
+func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err error) {
+	c := &Container{cfg: cfg, agent: a, execs: map[string]*Process{}}
+	var undo cleanup
+	defer func() { err = undo.unless(err) }()
+
+	rootfs, err := openRootfs(cfg.Rootfs, rootPath(&cfg))
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(rootfs)
+	plan, err := c.compile(rootfs)
+	if err != nil {
+		return nil, err
+	}
+	files, err := openFiles(plan.Files, rootfs)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(files)
+	if err := c.makeGroup(plan, &undo); err != nil {
+		return nil, err
+	}
+	pidns := -1
+	if plan.PIDNamespace != "" {
+		if pidns, err = openNamespace(plan.PIDNamespace); err != nil {
+			return nil, fmt.Errorf("linux.namespaces: pid: %w", err)
+		}
+		defer unix.Close(pidns)
+	}
+	c.init = newProcess(c, "", cfg.Spec.Process, cfg.Stdio)
+	if err := c.init.make(ctx, plan, files, pidns); err != nil {
+		return nil, err
+	}
+	var watch context.Context
+	watch, c.stopWatch = context.WithCancel(context.Background())
+	go c.watchOOM(watch)
+	cfg.Created(c.init)
+	go c.init.wait()
+	return c, nil
+}
+
+func rootPath(cfg *Config) string {
+	if cfg.Spec.Root == nil {
+		return cfg.Bundle
+	}
+	if filepath.IsAbs(cfg.Spec.Root.Path) {
+		return cfg.Spec.Root.Path
+	}
+	return filepath.Join(cfg.Bundle, cfg.Spec.Root.Path)
+}
+
+func (c *Container) compile(rootfs int) (*program.Plan, error) {
+	opt := compile.Options{ID: c.cfg.ID, Bundle: c.cfg.Bundle, Cgroup: CgroupPath(c.cfg.ID, c.cfg.Spec)}
+	if p := c.cfg.Spec.Process; p != nil {
+		opt.Home = home(rootfs, p.User.UID)
+	}
+	return compile.Container(c.cfg.Spec, opt)
+}
+
+// CgroupPath is the container's cgroup: what the spec says, or its ID.
+func CgroupPath(id string, spec *specs.Spec) string {
+	if spec.Linux != nil && spec.Linux.CgroupsPath != "" {
+		return filepath.Join("/", spec.Linux.CgroupsPath)
+	}
+	return filepath.Join("/", id)
+}
+
+// makeGroup creates the cgroup with its limits. What would be left to clean up
+// after a kill of the shim is written to the bundle first.
+func (c *Container) makeGroup(plan *program.Plan, undo *cleanup) error {
+	path := CgroupPath(c.cfg.ID, c.cfg.Spec)
+	if err := writeRecord(c.cfg.Bundle, path); err != nil {
+		return err
+	}
+	undo.add(func() error { return removeRecord(c.cfg.Bundle) })
+	group, err := cgroup.Create(c.cfg.CgroupRoot, path, controllers(plan.Cgroup))
+	if err != nil {
+		return fmt.Errorf("linux.cgroupsPath: %w", err)
+	}
+	c.group = group
+	undo.add(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
+		defer cancel()
+		return errors.Join(group.Delete(ctx), group.Close())
+	})
+	return c.apply(plan.Cgroup)
+}
+
+func controllers(r program.Resources) []string {
+	var need []string
+	for _, w := range r.Writes {
+		if w.Controller != "" {
+			need = append(need, w.Controller)
+		}
+	}
+	return need
+}
+
+// apply sets limits. Those whose controller is missing are passed over, if so
+// configured, one by one.
+func (c *Container) apply(r program.Resources) error {
+	for {
+		err := c.group.Apply(r)
+		var missing *cgroup.MissingControllerError
+		if !c.cfg.IgnoreControllers || !errors.As(err, &missing) {
+			return err
+		}
+		var kept []program.Write
+		for _, w := range r.Writes {
+			if w.Controller != missing.Controller {
+				kept = append(kept, w)
+			}
+		}
+		if len(kept) == len(r.Writes) {
+			return err
+		}
+		r.Writes = kept
+		c.cfg.Ignored(missing)
+	}
+}
+
+// ID is the container's name.
+func (c *Container) ID() string { return c.cfg.ID }
+
+// Bundle is its directory.
+func (c *Container) Bundle() string { return c.cfg.Bundle }
+
+// Process returns the container's first process for "", or an exec.
+func (c *Container) Process(execID string) (*Process, error) {
+	if execID == "" {
+		return c.init, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.execs[execID]; ok {
+		return p, nil
+	}
+	return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.cfg.ID, errdefs.ErrNotFound)
+}
+
+// Exec registers a further process. It is made when it is started.
+func (c *Container) Exec(execID string, proc *specs.Process, io stdio.Config) (*Process, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := allow(verbExec, c.init.State(), c.cfg.ID); err != nil {
+		return nil, err
+	}
+	if _, ok := c.execs[execID]; ok {
+		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.cfg.ID, errdefs.ErrAlreadyExists)
+	}
+	// What cannot be run is refused now, before it is registered.
+	if _, err := compile.Exec(c.cfg.Spec, proc, compile.Options{}); err != nil {
+		return nil, err
+	}
+	p := newProcess(c, execID, proc, io)
+	c.execs[execID] = p
+	return p, nil
+}
+
+// Pause freezes all processes.
+func (c *Container) Pause() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := allow(verbPause, c.init.State(), c.cfg.ID); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), freezeTimeout)
+	defer cancel()
+	if err := c.group.Freeze(ctx); err != nil {
+		return err
+	}
+	c.init.pause(true)
+	return nil
+}
+
+// Resume lets them go on.
+func (c *Container) Resume() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := allow(verbResume, c.init.State(), c.cfg.ID); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), freezeTimeout)
+	defer cancel()
+	if err := c.group.Thaw(ctx); err != nil {
+		return err
+	}
+	c.init.pause(false)
+	return nil
+}
+
+// Update changes limits: all or none.
+func (c *Container) Update(r *specs.LinuxResources) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := allow(verbUpdate, c.init.State(), c.cfg.ID); err != nil {
+		return err
+	}
+	res, err := compile.Resources(r)
+	if err != nil {
+		return err
+	}
+	return c.apply(res)
+}
+
+// Pids are all processes of the container: those of its cgroup and of the
+// cgroups below.
+func (c *Container) Pids() ([]int, error) { return c.group.Pids() }
+
+// ExecID tells which exec, "" for none, has the pid.
+func (c *Container) ExecID(pid int) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, p := range c.execs {
+		if p.Pid() == pid {
+			return id
+		}
+	}
+	return ""
+}
+
+// Stats measures the container.
+func (c *Container) Stats() (*stats.Metrics, error) { return c.group.Stats() }
+
+// KillAll signals every process of the container.
+func (c *Container) KillAll(sig unix.Signal) error {
+	if err := allow(verbKill, c.init.State(), c.cfg.ID); err != nil {
+		return err
+	}
+	if sig == unix.SIGKILL {
+		return c.group.Kill()
+	}
+	return c.signalAll(sig)
+}
+
+// signalAll sends by pidfd, to those only that are still in the cgroup after
+// their pidfd is held: a pid that was used again is not one of them.
+func (c *Container) signalAll(sig unix.Signal) error {
+	pids, err := c.group.Pids()
+	if err != nil {
+		return err
+	}
+	held := map[int]int{}
+	defer func() {
+		for _, fd := range held {
+			unix.Close(fd)
+		}
+	}()
+	for _, pid := range pids {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			held[pid] = fd
+		}
+	}
+	if pids, err = c.group.Pids(); err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		fd, ok := held[pid]
+		if !ok {
+			continue
+		}
+		if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("signal %d: pidfd_send_signal: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+// Delete frees a container that has stopped, or was never started.
+func (c *Container) Delete() error {
+	if err := allow(verbDelete, c.init.State(), c.cfg.ID); err != nil {
+		return err
+	}
+	if err := c.group.Kill(); err != nil {
+		return err
+	}
+	<-c.init.done
+	c.mu.Lock()
+	execs := c.execs
+	c.execs = map[string]*Process{}
+	c.mu.Unlock()
+	for _, p := range execs {
+		p.release()
+	}
+	c.init.release()
+	c.stopWatch()
+	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
+	defer cancel()
+	if err := c.group.Delete(ctx); err != nil {
+		return err
+	}
+	return errors.Join(c.group.Close(), removeRecord(c.cfg.Bundle))
+}
+
+// DeleteExec forgets an exec that has ended, or was never started.
+func (c *Container) DeleteExec(p *Process) error {
+	if err := allow(verbDelete, p.State(), p.execID); err != nil {
+		return err
+	}
+	p.release()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.execs, p.execID)
+	return nil
+}
+
+// killRest ends what the first process left behind. In a pid namespace of its
+// own nothing is: pid_namespaces(7). In a shared one the cgroup knows. Execs
+// end before their container does.
+func (c *Container) killRest() {
+	c.mu.Lock()
+	c.ended = true
+	var started []*Process
+	for _, p := range c.execs {
+		if p.Pid() != 0 {
+			started = append(started, p)
+		}
+	}
+	c.mu.Unlock()
+	// A cgroup that cannot be killed keeps its processes, and Delete will
+	// say so.
+	_ = c.group.Kill()
+	for _, p := range started {
+		select {
+		case <-p.done:
+		case <-time.After(deleteTimeout):
+		}
+	}
+}
+
+// stopping tells whether killRest has begun.
+func (c *Container) stopping() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
+// watchOOM reports OOM kills while the container runs.
+func (c *Container) watchOOM(ctx context.Context) {
+	// Without its file there is nothing to watch; checkOOM looks once more
+	// at the end.
+	_ = c.group.OOMEvents(ctx, c.sawOOM)
+}
+
+func (c *Container) sawOOM(kills uint64) {
+	c.mu.Lock()
+	grown := kills > c.oom
+	c.oom = max(kills, c.oom)
+	c.mu.Unlock()
+	if grown {
+		c.cfg.OOMKilled()
+	}
+}
+
+// checkOOM counts OOM kills before an exit is reported, as the watch may come
+// later than the exit.
+func (c *Container) checkOOM() {
+	if kills, err := c.group.OOMKills(); err == nil {
+		c.sawOOM(kills)
+	}
+}
+
+// setOOMScore writes /proc/PID/oom_score_adj of a process that waits at its
+// gate, and so has its pid: proc_pid_oom_score_adj(5).
+func setOOMScore(pid, score int) error {
+	path := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+	if err := os.WriteFile(path, []byte(strconv.Itoa(score)), 0); err != nil {
+		return fmt.Errorf("process.oomScoreAdj: %d: %w", score, errors.Unwrap(err))
+	}
+	return nil
+}

@@ -1,0 +1,58 @@
+package container
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// home is the home directory of uid in the passwd(5) below the directory root,
+// "/" if it is not there. Every runtime sets HOME from it. The file belongs to
+// the container: it is looked up inside its root, and read no further than a
+// megabyte.
+func home(root int, uid uint32) string {
+	// First what it is, then open it: opening a device may do things.
+	fd, err := unix.Openat2(root, "etc/passwd", &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return "/"
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return "/"
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return "/"
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(io.LimitReader(f, 1<<20))
+	for lines.Scan() {
+		field := strings.Split(lines.Text(), ":")
+		if len(field) < 6 {
+			continue
+		}
+		if id, err := strconv.ParseUint(field[2], 10, 32); err == nil && uint32(id) == uid && strings.HasPrefix(field[5], "/") {
+			return field[5]
+		}
+	}
+	return "/"
+}
+
+// homeIn is home in a running process's root.
+func homeIn(pid int, uid uint32) string {
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "/"
+	}
+	defer unix.Close(root)
+	return home(root, uid)
+}

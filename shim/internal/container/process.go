@@ -1,0 +1,349 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd-mini/mini/shim/internal/agent"
+	"github.com/containerd-mini/mini/shim/internal/compile"
+	"github.com/containerd-mini/mini/shim/internal/program"
+	"github.com/containerd-mini/mini/shim/internal/stdio"
+)
+
+// Process is a process of a container: its first, or an exec.
+type Process struct {
+	container *Container
+	execID    string
+	spec      *specs.Process
+	stdioCfg  stdio.Config
+
+	// start is held while the process is started: that is done once.
+	start sync.Mutex
+
+	// done is closed when the process has ended and that has been
+	// reported.
+	done chan struct{}
+	// drained is closed when its streams have been.
+	drained chan struct{}
+
+	// mu guards what follows.
+	mu     sync.Mutex
+	state  State
+	proc   *agent.Process // nil before it is made
+	pid    int
+	io     *stdio.IO
+	status uint32
+	exited time.Time
+}
+
+func newProcess(c *Container, execID string, spec *specs.Process, cfg stdio.Config) *Process {
+	cfg.Terminal = spec.Terminal
+	cfg.UID, cfg.GID = int(spec.User.UID), int(spec.User.GID)
+	return &Process{
+		container: c, execID: execID, spec: spec, stdioCfg: cfg,
+		done: make(chan struct{}), drained: make(chan struct{}),
+	}
+}
+
+// make opens the streams and makes the process, up to its gate. After an error
+// nothing is left.
+func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, pidns int) (err error) {
+	var undo cleanup
+	defer func() { err = undo.unless(err) }()
+	io, err := stdio.Open(ctx, p.stdioCfg)
+	if err != nil {
+		return err
+	}
+	undo.add(io.Close)
+	cmd := agent.Command{
+		Program: &plan.Program, Cloneflags: plan.Cloneflags,
+		Cgroup: p.container.group.FD(), PIDNamespace: pidns,
+	}
+	for i, f := range io.Child() {
+		cmd.Stdio[i] = f.Fd()
+	}
+	for _, fd := range files {
+		cmd.Files = append(cmd.Files, uintptr(fd))
+	}
+	proc, err := p.container.agent.Start(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	undo.add(proc.Abandon)
+	if plan.OOMScoreAdj != nil {
+		if err := setOOMScore(proc.Pid, *plan.OOMScoreAdj); err != nil {
+			return err
+		}
+	}
+	if p.spec.Terminal {
+		if err := takeConsole(io, proc.Received); err != nil {
+			return err
+		}
+	}
+	io.Started()
+	p.mu.Lock()
+	p.proc, p.pid, p.io = proc, proc.Pid, io
+	p.mu.Unlock()
+	return nil
+}
+
+// takeConsole checks that what came out of the container is the master of a
+// pty, before anything is done with it.
+func takeConsole(io *stdio.IO, master *os.File) error {
+	if master == nil {
+		return errors.New("terminal: the agent sent none")
+	}
+	var stat unix.Stat_t
+	rc, err := master.SyscallConn()
+	if err == nil {
+		if cerr := rc.Control(func(fd uintptr) { err = unix.Fstat(int(fd), &stat) }); cerr != nil {
+			err = cerr
+		}
+	}
+	// Unix98 pty masters are char 5:2: pts(4).
+	if err == nil && (stat.Mode&unix.S_IFMT != unix.S_IFCHR || stat.Rdev != unix.Mkdev(5, 2)) {
+		err = errors.New("/dev/pts/ptmx is not a pty multiplexer")
+	}
+	if err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	return io.SetConsole(master)
+}
+
+// Start starts the process. A container's stands at its gate; an exec is made
+// now. After an error the process has ended.
+func (p *Process) Start(ctx context.Context) error {
+	made, err := p.tryStart(ctx)
+	if err != nil && made {
+		<-p.done
+	}
+	return err
+}
+
+// tryStart returns whether there is a process, which its waiter will report.
+func (p *Process) tryStart(ctx context.Context) (made bool, err error) {
+	p.start.Lock()
+	defer p.start.Unlock()
+	if err := allow(verbStart, p.State(), p.name()); err != nil {
+		return false, err
+	}
+	if p.execID != "" {
+		if err := p.makeExec(ctx); err != nil {
+			// It never ran: containerd deletes it, and asks how it
+			// ended.
+			p.end(255, time.Now())
+			close(p.drained)
+			close(p.done)
+			return false, err
+		}
+		go p.wait()
+	}
+	if err := p.proc.Open(); err != nil {
+		return true, err
+	}
+	p.mu.Lock()
+	p.state = Running
+	p.mu.Unlock()
+	p.container.cfg.Started(p)
+	return true, nil
+}
+
+// makeExec makes an exec's process inside the container.
+func (p *Process) makeExec(ctx context.Context) error {
+	c := p.container
+	if err := allow(verbExec, c.init.State(), c.cfg.ID); err != nil {
+		return err
+	}
+	plan, err := compile.Exec(c.cfg.Spec, p.spec, compile.Options{
+		ID: c.cfg.ID, Bundle: c.cfg.Bundle, Home: homeIn(c.init.Pid(), p.spec.User.UID),
+	})
+	if err != nil {
+		return err
+	}
+	err = c.init.proc.Control(func(pidfd int) error {
+		files, err := openFiles(plan.Files, pidfd)
+		if err != nil {
+			return err
+		}
+		defer closeAll(files)
+		pidns := -1
+		if c.hasPIDNamespace() {
+			pidns = pidfd
+		}
+		return p.make(ctx, plan, files, pidns)
+	})
+	if errors.Is(err, os.ErrProcessDone) {
+		return errStopped(c.cfg.ID)
+	}
+	if err == nil && c.stopping() {
+		// Its cgroup may have been killed before it was there.
+		err = errors.Join(errStopped(c.cfg.ID), p.proc.Abandon())
+	}
+	return err
+}
+
+func errStopped(id string) error {
+	return fmt.Errorf("container %s has stopped: %w", id, errdefs.ErrFailedPrecondition)
+}
+
+func (c *Container) hasPIDNamespace() bool {
+	for _, ns := range c.cfg.Spec.Linux.Namespaces {
+		if ns.Type == specs.PIDNamespace {
+			return true
+		}
+	}
+	return false
+}
+
+// wait waits for the end of the process and sees it through.
+func (p *Process) wait() {
+	ws, err := p.proc.Wait()
+	at := time.Now()
+	status := agent.ExitStatus(ws)
+	if err != nil {
+		status = 255
+	}
+	if p.execID == "" {
+		p.container.killRest()
+	}
+	p.container.checkOOM()
+	// An end is never reported before its start.
+	p.start.Lock()
+	p.end(status, at)
+	p.container.cfg.Exited(p)
+	p.start.Unlock()
+	close(p.done)
+	// A reader that does not read keeps no exec from ending.
+	_ = p.io.Drain(drainTimeout)
+	close(p.drained)
+}
+
+func (p *Process) end(status uint32, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state, p.status, p.exited = Stopped, status, at
+}
+
+// release frees what is left of a process that has ended or never began.
+func (p *Process) release() {
+	p.mu.Lock()
+	io, begun := p.io, p.proc != nil
+	p.mu.Unlock()
+	if begun {
+		select {
+		case <-p.drained:
+		case <-time.After(releaseTimeout):
+		}
+	}
+	if io != nil {
+		// The process is gone; a log binary that has to be killed is no
+		// reason to keep the container.
+		_ = io.Close()
+	}
+}
+
+// Signal sends a signal to this process alone.
+func (p *Process) Signal(sig unix.Signal) error {
+	if err := allow(verbKill, p.State(), p.name()); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	proc := p.proc
+	p.mu.Unlock()
+	if proc == nil {
+		return fmt.Errorf("process %s: not started: %w", p.name(), errdefs.ErrFailedPrecondition)
+	}
+	err := proc.Signal(sig)
+	if errors.Is(err, os.ErrProcessDone) {
+		return allow(verbKill, Stopped, p.name())
+	}
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("signal %d: unknown: %w", sig, errdefs.ErrInvalidArgument)
+	}
+	return err
+}
+
+// Resize sets the size of the terminal, in characters. Without a terminal
+// there is nothing to do.
+func (p *Process) Resize(width, height uint32) error {
+	p.mu.Lock()
+	io := p.io
+	p.mu.Unlock()
+	if io == nil || !p.spec.Terminal {
+		return nil
+	}
+	return io.Resize(width, height)
+}
+
+// CloseStdin gives the process the end of its input, after what was written.
+func (p *Process) CloseStdin() error {
+	p.mu.Lock()
+	io := p.io
+	p.mu.Unlock()
+	if io == nil {
+		return nil
+	}
+	return io.CloseStdin()
+}
+
+func (p *Process) pause(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case on && p.state == Running:
+		p.state = Paused
+	case !on && p.state == Paused:
+		p.state = Running
+	}
+}
+
+// State is where the process is in its life. An exec of a paused container is
+// as paused as its container.
+func (p *Process) State() State {
+	p.mu.Lock()
+	state := p.state
+	p.mu.Unlock()
+	if p.execID != "" && state == Running && p.container.init.State() == Paused {
+		return Paused
+	}
+	return state
+}
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Pid is 0 before the process is made.
+func (p *Process) Pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pid
+}
+
+// Exit tells how and when the process ended: its exit status, or 128 plus a
+// signal.
+func (p *Process) Exit() (status uint32, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status, p.exited
+}
+
+// ExecID is "" for the container's first process.
+func (p *Process) ExecID() string { return p.execID }
+
+// Stdio is what the process was given.
+func (p *Process) Stdio() stdio.Config { return p.stdioCfg }
+
+func (p *Process) name() string {
+	if p.execID != "" {
+		return p.execID
+	}
+	return p.container.cfg.ID
+}

@@ -1,0 +1,61 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/containerd-mini/mini/shim/internal/bootstrap"
+	"github.com/containerd-mini/mini/shim/internal/cgroup"
+	"github.com/containerd-mini/mini/shim/internal/container"
+)
+
+// buryTimeout is below what containerd waits for `delete`: 5 seconds.
+const buryTimeout = 4 * time.Second
+
+// listenerFd is the socket that `start` left us.
+const listenerFd = 3
+
+// Main is what is left of the shim's command after package early: the daemon,
+// -info, and a `delete` that has something to clean up.
+func Main(argv []string) error {
+	a, err := bootstrap.Parse(argv)
+	switch {
+	case err != nil:
+		return err
+	case a.Info:
+		return printInfo(os.Stdin, os.Stdout)
+	case a.Action == "delete":
+		return bury(&a)
+	}
+	f := os.NewFile(listenerFd, "socket")
+	l, err := net.FileListener(f)
+	if err != nil {
+		return fmt.Errorf("the shim is started by containerd, by its action start: %w", err)
+	}
+	f.Close()
+	return Serve(l, Config{
+		Namespace: a.Namespace, EventAddress: os.Getenv("TTRPC_ADDRESS"), Socket: a.Socket, Debug: a.Debug,
+	})
+}
+
+func bury(a *bootstrap.Args) error {
+	bundle := a.Bundle
+	if bundle == "" {
+		bundle = "."
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), buryTimeout)
+	defer cancel()
+	if err := container.Bury(ctx, cgroup.Root, bundle); err != nil {
+		return err
+	}
+	return bootstrap.Deleted(a)
+}
+
+func printInfo(_ io.Reader, w io.Writer) error {
+	_, err := w.Write(nil)
+	return err
+}

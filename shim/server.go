@@ -1,0 +1,144 @@
+package shim
+
+import (
+	"context"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/containerd-mini/mini/shim/internal/agent"
+	"github.com/containerd-mini/mini/shim/internal/container"
+)
+
+const (
+	// idleTimeout is how long a shim without containers waits for one.
+	// containerd that has just started it, or just deleted its last
+	// container, is back in milliseconds.
+	idleTimeout = 30 * time.Second
+	// eventsTimeout is how long the end of a shim may wait for a containerd
+	// that takes no events.
+	eventsTimeout = 2 * time.Second
+	// replyTimeout is how long it waits for the reply to Shutdown to be
+	// written.
+	replyTimeout = time.Second
+)
+
+// Config is what a shim is started with.
+type Config struct {
+	Namespace string
+	// EventAddress is containerd's ttrpc socket.
+	EventAddress string
+	// Socket is the path of the listening socket, removed at the end.
+	Socket string
+	Debug  bool
+}
+
+// Serve answers containerd on l until it says Shutdown, or until there has
+// been nothing to do for a while.
+func Serve(l net.Listener, cfg Config) error {
+	a, err := agent.New()
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	log := &logger{path: "log", debug: cfg.Debug}
+	srv, err := ttrpc.NewServer()
+	if err != nil {
+		return err
+	}
+	end := newEnding(l)
+	s := &service{
+		namespace: cfg.Namespace, agent: a, log: log,
+		events:     newPublisher(cfg.EventAddress, cfg.Namespace, log),
+		containers: map[string]*container.Container{},
+		shutdown:   end.begin,
+	}
+	s.idle = newIdle(idleTimeout, s.ifIdle)
+	register(srv, s)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(context.Background(), end) }()
+	select {
+	case err = <-served:
+	case <-end.over:
+		err = nil
+	}
+	s.events.close(eventsTimeout)
+	_ = os.Remove(cfg.Socket)
+	return err
+}
+
+// ifIdle ends a shim that containerd has forgotten.
+func (s *service) ifIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.containers) == 0 {
+		s.shutdown()
+	}
+}
+
+// idle calls a function after some time without containers.
+type idle struct {
+	timeout time.Duration
+	timer   *time.Timer
+}
+
+func newIdle(timeout time.Duration, f func()) *idle {
+	return &idle{timeout: timeout, timer: time.AfterFunc(timeout, f)}
+}
+
+func (i *idle) set(on bool) {
+	if on {
+		i.timer.Reset(i.timeout)
+	} else {
+		i.timer.Stop()
+	}
+}
+
+// ending is a listener that knows when the reply to Shutdown has been written:
+// it must be on the wire before the process ends, and ttrpc's own Shutdown
+// finds that out by looking every 200 ms.
+type ending struct {
+	net.Listener
+	begun atomic.Bool
+	once  sync.Once
+	over  chan struct{}
+}
+
+func newEnding(l net.Listener) *ending { return &ending{Listener: l, over: make(chan struct{})} }
+
+// begin says that the next reply is the last.
+func (e *ending) begin() {
+	e.begun.Store(true)
+	time.AfterFunc(replyTimeout, e.finish)
+}
+
+func (e *ending) finish() { e.once.Do(func() { close(e.over) }) }
+
+func (e *ending) Accept() (net.Conn, error) {
+	c, err := e.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &endingConn{Conn: c, ending: e}, nil
+}
+
+type endingConn struct {
+	net.Conn
+	ending *ending
+}
+
+func (c *endingConn) Write(b []byte) (int, error) {
+	// Read before the write: the reply to Shutdown is written after begin.
+	last := c.ending.begun.Load()
+	n, err := c.Conn.Write(b)
+	if last {
+		// Another request's reply may have been first: a moment for
+		// both.
+		time.AfterFunc(5*time.Millisecond, c.ending.finish)
+	}
+	return n, err
+}

@@ -1,0 +1,443 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/containerd/api/events"
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/containerd-mini/mini/shim/internal/agent"
+	"github.com/containerd-mini/mini/shim/internal/cgroup"
+	"github.com/containerd-mini/mini/shim/internal/container"
+	"github.com/containerd-mini/mini/shim/internal/stdio"
+)
+
+// service is containerd's task API, for the containers of one shim: one, or
+// those of a pod.
+type service struct {
+	namespace string
+	agent     *agent.Agent
+	events    *publisher
+	log       *logger
+	idle      *idle
+	shutdown  func() // called once the last container is gone and containerd said so
+
+	// mu guards containers. A nil container is one that is being created.
+	mu         sync.Mutex
+	containers map[string]*container.Container
+}
+
+func (s *service) container(id string) (*container.Container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.containers[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+}
+
+func (s *service) process(id, execID string) (*container.Container, *container.Process, error) {
+	c, err := s.container(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := c.Process(execID)
+	return c, p, err
+}
+
+// Create makes a container, up to the gate before its program.
+func (s *service) Create(ctx context.Context, r *task.CreateTaskRequest) (*task.CreateTaskResponse, error) {
+	if err := s.reserve(r.ID); err != nil {
+		return nil, err
+	}
+	c, err := s.create(ctx, r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		delete(s.containers, r.ID)
+		s.idle.set(len(s.containers) == 0)
+		return nil, err
+	}
+	s.containers[r.ID] = c
+	p, err := c.Process("")
+	if err != nil {
+		return nil, err
+	}
+	return &task.CreateTaskResponse{Pid: uint32(p.Pid())}, nil
+}
+
+func (s *service) reserve(id string) error {
+	if id == "" {
+		return fmt.Errorf("id: missing: %w", errdefs.ErrInvalidArgument)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.containers[id]; ok {
+		return fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
+	}
+	s.containers[id] = nil
+	s.idle.set(false)
+	return nil
+}
+
+func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (*container.Container, error) {
+	if r.Checkpoint != "" {
+		return nil, fmt.Errorf("checkpoint: restore: not supported: %w", errdefs.ErrNotImplemented)
+	}
+	opts, err := parseOptions(r.Options)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := readSpec(r.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Process != nil {
+		spec.Process.Terminal = r.Terminal
+	}
+	return container.Create(ctx, s.agent, container.Config{
+		ID: r.ID, Bundle: r.Bundle, Spec: spec,
+		Rootfs: rootfsMounts(r.Rootfs),
+		Stdio: stdio.Config{
+			Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, ID: r.ID, Namespace: s.namespace,
+		},
+		CgroupRoot:        cgroup.Root,
+		IgnoreControllers: opts.ignoreControllers,
+		Ignored:           s.ignored,
+		Created:           func(p *container.Process) { s.created(r, p) },
+		Started:           func(p *container.Process) { s.started(r.ID, p) },
+		Exited:            func(p *container.Process) { s.exited(r.ID, p) },
+		OOMKilled:         func() { s.events.send("/tasks/oom", &events.TaskOOM{ContainerID: r.ID}) },
+	})
+}
+
+// maxSpec bounds config.json: the daemon's own messages are no larger.
+const maxSpec = 16 << 20
+
+func readSpec(bundle string) (*specs.Spec, error) {
+	if !filepath.IsAbs(bundle) {
+		return nil, fmt.Errorf("bundle: %q: not an absolute path: %w", bundle, errdefs.ErrInvalidArgument)
+	}
+	path := filepath.Join(bundle, "config.json")
+	if st, err := os.Stat(path); err == nil && st.Size() > maxSpec {
+		return nil, fmt.Errorf("%s: %d bytes, at most %d: %w", path, st.Size(), maxSpec, errdefs.ErrInvalidArgument)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", path, err, errdefs.ErrInvalidArgument)
+	}
+	return &spec, nil
+}
+
+func rootfsMounts(in []*types.Mount) []container.Mount {
+	var out []container.Mount
+	for _, m := range in {
+		out = append(out, container.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
+	}
+	return out
+}
+
+func (s *service) ignored(e *cgroup.MissingControllerError) {
+	s.log.warn("limit passed over: the host has no such controller", "field", e.Field, "controller", e.Controller)
+}
+
+func (s *service) created(r *task.CreateTaskRequest, p *container.Process) {
+	s.events.send("/tasks/create", &events.TaskCreate{
+		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: uint32(p.Pid()),
+		IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+	})
+}
+
+func (s *service) started(id string, p *container.Process) {
+	if p.ExecID() != "" {
+		s.events.send("/tasks/exec-started", &events.TaskExecStarted{ContainerID: id, ExecID: p.ExecID(), Pid: uint32(p.Pid())})
+		return
+	}
+	s.events.send("/tasks/start", &events.TaskStart{ContainerID: id, Pid: uint32(p.Pid())})
+}
+
+func (s *service) exited(id string, p *container.Process) {
+	name := p.ExecID()
+	if name == "" {
+		name = id
+	}
+	status, at := p.Exit()
+	s.events.send("/tasks/exit", &events.TaskExit{
+		ContainerID: id, ID: name, Pid: uint32(p.Pid()), ExitStatus: status, ExitedAt: timestamppb.New(at),
+	})
+}
+
+// Start lets a container run, or makes an exec.
+func (s *service) Start(ctx context.Context, r *task.StartRequest) (*task.StartResponse, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Start(ctx); err != nil {
+		return nil, err
+	}
+	return &task.StartResponse{Pid: uint32(p.Pid())}, nil
+}
+
+// Exec registers a process to be started in a container.
+func (s *service) Exec(_ context.Context, r *task.ExecProcessRequest) (*emptypb.Empty, error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if r.ExecID == "" {
+		return nil, fmt.Errorf("exec_id: missing: %w", errdefs.ErrInvalidArgument)
+	}
+	var proc specs.Process
+	if err := json.Unmarshal(r.GetSpec().GetValue(), &proc); err != nil {
+		return nil, fmt.Errorf("spec: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	proc.Terminal = r.Terminal
+	_, err = c.Exec(r.ExecID, &proc, stdio.Config{
+		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, ID: r.ID, Namespace: s.namespace,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.events.send("/tasks/exec-added", &events.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
+	return &emptypb.Empty{}, nil
+}
+
+var statuses = map[container.State]tasktypes.Status{
+	container.Created: tasktypes.Status_CREATED,
+	container.Running: tasktypes.Status_RUNNING,
+	container.Paused:  tasktypes.Status_PAUSED,
+	container.Stopped: tasktypes.Status_STOPPED,
+}
+
+// State tells where a process is in its life.
+func (s *service) State(_ context.Context, r *task.StateRequest) (*task.StateResponse, error) {
+	c, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	io := p.Stdio()
+	resp := &task.StateResponse{
+		ID: r.ID, ExecID: r.ExecID, Bundle: c.Bundle(), Pid: uint32(p.Pid()), Status: statuses[p.State()],
+		Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr, Terminal: io.Terminal,
+	}
+	if p.State() == container.Stopped {
+		status, at := p.Exit()
+		resp.ExitStatus, resp.ExitedAt = status, timestamppb.New(at)
+	}
+	return resp, nil
+}
+
+// Wait waits for the end of a process.
+func (s *service) Wait(ctx context.Context, r *task.WaitRequest) (*task.WaitResponse, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	status, at := p.Exit()
+	return &task.WaitResponse{ExitStatus: status, ExitedAt: timestamppb.New(at)}, nil
+}
+
+// Kill signals one process, or all of a container.
+func (s *service) Kill(_ context.Context, r *task.KillRequest) (*emptypb.Empty, error) {
+	c, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if r.All && r.ExecID == "" {
+		err = c.KillAll(unix.Signal(r.Signal))
+	} else {
+		err = p.Signal(unix.Signal(r.Signal))
+	}
+	return &emptypb.Empty{}, err
+}
+
+// Pids lists the processes of a container.
+func (s *service) Pids(_ context.Context, r *task.PidsRequest) (*task.PidsResponse, error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	pids, err := c.Pids()
+	if err != nil {
+		return nil, err
+	}
+	resp := &task.PidsResponse{}
+	for _, pid := range pids {
+		info := &tasktypes.ProcessInfo{Pid: uint32(pid)}
+		if execID := c.ExecID(pid); execID != "" {
+			if info.Info, err = marshal(&runcoptions.ProcessDetails{ExecID: execID}); err != nil {
+				return nil, err
+			}
+		}
+		resp.Processes = append(resp.Processes, info)
+	}
+	return resp, nil
+}
+
+// Pause freezes a container.
+func (s *service) Pause(_ context.Context, r *task.PauseRequest) (*emptypb.Empty, error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Pause(); err != nil {
+		return nil, err
+	}
+	s.events.send("/tasks/paused", &events.TaskPaused{ContainerID: r.ID})
+	return &emptypb.Empty{}, nil
+}
+
+// Resume undoes Pause.
+func (s *service) Resume(_ context.Context, r *task.ResumeRequest) (*emptypb.Empty, error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Resume(); err != nil {
+		return nil, err
+	}
+	s.events.send("/tasks/resumed", &events.TaskResumed{ContainerID: r.ID})
+	return &emptypb.Empty{}, nil
+}
+
+// Update changes the limits of a container.
+func (s *service) Update(_ context.Context, r *task.UpdateTaskRequest) (*emptypb.Empty, error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	var res specs.LinuxResources
+	if err := json.Unmarshal(r.GetResources().GetValue(), &res); err != nil {
+		return nil, fmt.Errorf("resources: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return &emptypb.Empty{}, c.Update(&res)
+}
+
+// Stats measures a container.
+func (s *service) Stats(_ context.Context, r *task.StatsRequest) (*task.StatsResponse, error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	m, err := c.Stats()
+	if err != nil {
+		return nil, err
+	}
+	data, err := marshal(m)
+	return &task.StatsResponse{Stats: data}, err
+}
+
+// ResizePty sets the size of a terminal.
+func (s *service) ResizePty(_ context.Context, r *task.ResizePtyRequest) (*emptypb.Empty, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, p.Resize(r.Width, r.Height)
+}
+
+// CloseIO ends a process's input.
+func (s *service) CloseIO(_ context.Context, r *task.CloseIORequest) (*emptypb.Empty, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if !r.Stdin {
+		return &emptypb.Empty{}, nil
+	}
+	return &emptypb.Empty{}, p.CloseStdin()
+}
+
+// Connect tells the pids of the shim and of the container.
+func (s *service) Connect(_ context.Context, r *task.ConnectRequest) (*task.ConnectResponse, error) {
+	resp := &task.ConnectResponse{ShimPid: uint32(os.Getpid())}
+	if _, p, err := s.process(r.ID, ""); err == nil {
+		resp.TaskPid = uint32(p.Pid())
+	}
+	return resp, nil
+}
+
+// Delete frees a process that has ended, or a container.
+func (s *service) Delete(_ context.Context, r *task.DeleteRequest) (*task.DeleteResponse, error) {
+	c, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if r.ExecID != "" {
+		if err := c.DeleteExec(p); err != nil {
+			return nil, err
+		}
+		return deleted(p), nil
+	}
+	if err := c.Delete(); err != nil {
+		return nil, err
+	}
+	s.forget(r.ID)
+	resp := deleted(p)
+	s.events.send("/tasks/delete", &events.TaskDelete{
+		ContainerID: r.ID, ID: r.ID, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt,
+	})
+	return resp, nil
+}
+
+func deleted(p *container.Process) *task.DeleteResponse {
+	status, at := p.Exit()
+	return &task.DeleteResponse{Pid: uint32(p.Pid()), ExitStatus: status, ExitedAt: timestamppb.New(at)}
+}
+
+func (s *service) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.containers, id)
+	s.idle.set(len(s.containers) == 0)
+}
+
+// Checkpoint is not implemented.
+func (s *service) Checkpoint(context.Context, *task.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	return nil, fmt.Errorf("checkpoint: not supported: %w", errdefs.ErrNotImplemented)
+}
+
+// Shutdown ends the shim, unless other containers of its pod need it.
+func (s *service) Shutdown(context.Context, *task.ShutdownRequest) (*emptypb.Empty, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.containers) == 0 {
+		s.shutdown()
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// marshal packs m the way containerd's typeurl does: the URL of a type is its
+// name alone.
+func marshal(m proto.Message) (*anypb.Any, error) {
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	return &anypb.Any{TypeUrl: string(m.ProtoReflect().Descriptor().FullName()), Value: data}, nil
+}

@@ -24,6 +24,7 @@ import (
 	"github.com/containerd-mini/mini/shim/internal/agent"
 	"github.com/containerd-mini/mini/shim/internal/cgroup"
 	"github.com/containerd-mini/mini/shim/internal/container"
+	"github.com/containerd-mini/mini/shim/internal/program"
 	"github.com/containerd-mini/mini/shim/internal/stdio"
 )
 
@@ -156,8 +157,8 @@ func rootfsMounts(in []*types.Mount) []container.Mount {
 	return out
 }
 
-func (s *service) ignored(e *cgroup.MissingControllerError) {
-	s.log.warn("limit passed over: the host has no such controller", "field", e.Field, "controller", e.Controller)
+func (s *service) ignored(w program.Write) {
+	s.log.warn("limit passed over: the host has no such controller", "field", w.Field, "controller", w.Controller)
 }
 
 func (s *service) created(r *task.CreateTaskRequest, p *container.Process) {

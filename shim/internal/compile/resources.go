@@ -118,7 +118,10 @@ func (w *writer) cpu(c *specs.LinuxCPU) {
 		w.add("cpu", "cpu.idle", strconv.FormatInt(*c.Idle, 10), "cpu.idle")
 	}
 	if c.Shares != nil && *c.Shares != 0 {
-		w.add("cpu", "cpu.weight", strconv.FormatUint(cpuWeight(*c.Shares), 10), "cpu.shares")
+		weight := cpuWeight(*c.Shares)
+		w.add("cpu", "cpu.weight", strconv.FormatUint(weight, 10), "cpu.shares")
+		// ctr asks for 1024 shares where nobody asked for anything.
+		w.writes[len(w.writes)-1].Default = weight == defaultWeight
 	}
 	if c.Quota != nil && *c.Quota != 0 || c.Period != nil && *c.Period != 0 {
 		value, field := "max", "cpu.quota"
@@ -143,6 +146,8 @@ func (w *writer) cpu(c *specs.LinuxCPU) {
 		w.add("cpuset", "cpuset.mems", c.Mems, "cpu.mems")
 	}
 }
+
+const defaultWeight = 100
 
 // cpuWeight maps cgroup v1's shares, 2 to 262144 with default 1024, to v2's
 // weight, 1 to 10000 with default 100, so that both defaults meet: the formula

@@ -43,9 +43,9 @@ type Config struct {
 	// CgroupRoot is where cgroup v2 is mounted.
 	CgroupRoot string
 	// IgnoreControllers passes over limits whose controller is missing;
-	// Ignored is told each time.
+	// Ignored is told of each.
 	IgnoreControllers bool
-	Ignored           func(*cgroup.MissingControllerError)
+	Ignored           func(program.Write)
 
 	// Created is called once, with the first process at its gate. Started
 	// is called for each process that has begun to run.
@@ -175,26 +175,29 @@ func controllers(r program.Resources) []string {
 	return need
 }
 
-// apply sets limits. Those whose controller is missing are passed over, if so
-// configured, one by one.
+// apply sets limits. Those whose controller is missing are passed over if they
+// change nothing, or if so configured.
 func (c *Container) apply(r program.Resources) error {
 	for {
 		err := c.group.Apply(r)
 		var missing *cgroup.MissingControllerError
-		if !c.cfg.IgnoreControllers || !errors.As(err, &missing) {
+		if !errors.As(err, &missing) {
 			return err
 		}
 		var kept []program.Write
 		for _, w := range r.Writes {
-			if w.Controller != missing.Controller {
+			switch {
+			case w.Controller != missing.Controller:
 				kept = append(kept, w)
+			case w.Default:
+			case c.cfg.IgnoreControllers:
+				c.cfg.Ignored(w)
+			default:
+				missing.Field = w.Field
+				return missing
 			}
 		}
-		if len(kept) == len(r.Writes) {
-			return err
-		}
 		r.Writes = kept
-		c.cfg.Ignored(missing)
 	}
 }
 

@@ -76,4 +76,7 @@ type Write struct {
 	Value      string
 	// Field is what the spec calls it: "linux.resources.memory.limit".
 	Field string
+	// Default says that Value is what every new cgroup has: where the
+	// controller is missing there is nothing to limit.
+	Default bool
 }

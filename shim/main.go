@@ -3,7 +3,6 @@ package shim
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"time"
@@ -53,9 +52,4 @@ func bury(a *bootstrap.Args) error {
 		return err
 	}
 	return bootstrap.Deleted(a)
-}
-
-func printInfo(_ io.Reader, w io.Writer) error {
-	_, err := w.Write(nil)
-	return err
 }

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 
@@ -10,27 +11,38 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	minioptions "github.com/containerd-mini/mini/proto/options"
 )
 
-// options is what an operator may configure.
+// options is what an operator, or a client, may configure.
 type options struct {
 	ignoreControllers bool
+	// ioUID and ioGID own the pipes of the container's streams, where runc's
+	// options say so.
+	ioUID, ioGID uint32
 }
 
-// config is the TOML form of the options, which containerd hands over as a
-// path or a body: runtimeoptions.v1.
+// config is the TOML form of the message Options, which containerd hands over
+// as a path or a body: runtimeoptions.v1.
 type config struct {
 	MissingControllers string `toml:"missing_controllers"`
 }
 
 // parseOptions reads the options of a request: those of mini, those that
-// containerd has for any runtime, and those of runc, of which mini honours what
-// makes sense without one.
+// containerd has for any runtime, and those of runc, of which what speaks of
+// the runc binary means nothing here.
 func parseOptions(a *anypb.Any) (options, error) {
-	if a == nil || len(a.Value) == 0 && a.TypeUrl == "" {
+	if a == nil || a.TypeUrl == "" && len(a.Value) == 0 {
 		return options{}, nil
 	}
 	switch a.TypeUrl {
+	case "containerd.mini.v1.Options":
+		var o minioptions.Options
+		if err := proto.Unmarshal(a.Value, &o); err != nil {
+			return options{}, invalidOption("options", err)
+		}
+		return config{MissingControllers: o.MissingControllers}.options("options")
 	case "runtimeoptions.v1.Options":
 		var o runtimeoptions.Options
 		if err := proto.Unmarshal(a.Value, &o); err != nil {
@@ -42,12 +54,28 @@ func parseOptions(a *anypb.Any) (options, error) {
 		if err := proto.Unmarshal(a.Value, &o); err != nil {
 			return options{}, invalidOption("options", err)
 		}
-		if o.SystemdCgroup {
-			return options{}, fmt.Errorf("options.SystemdCgroup: not supported: %w", errdefs.ErrNotImplemented)
-		}
-		return options{}, nil
+		return parseRunc(&o)
 	}
 	return options{}, fmt.Errorf("options: type %q: unknown: %w", a.TypeUrl, errdefs.ErrInvalidArgument)
+}
+
+// parseRunc refuses what would change how a container is made. BinaryName,
+// Root and the Criu paths are about a program that is not there.
+func parseRunc(o *runcoptions.Options) (options, error) {
+	for _, r := range []struct {
+		set  bool
+		name string
+	}{
+		{o.SystemdCgroup, "SystemdCgroup"},
+		{o.NoPivotRoot, "NoPivotRoot"},
+		{o.NoNewKeyring, "NoNewKeyring"},
+		{o.ShimCgroup != "", "ShimCgroup"},
+	} {
+		if r.set {
+			return options{}, fmt.Errorf("options.%s: not supported: %w", r.name, errdefs.ErrNotImplemented)
+		}
+	}
+	return options{ioUID: o.IoUid, ioGID: o.IoGid}, nil
 }
 
 func parseConfig(o *runtimeoptions.Options) (options, error) {
@@ -55,12 +83,14 @@ func parseConfig(o *runtimeoptions.Options) (options, error) {
 	if o.ConfigPath != "" {
 		data, err := os.ReadFile(o.ConfigPath)
 		if err != nil {
-			return options{}, err
+			return options{}, fmt.Errorf("options.ConfigPath: %w", err)
 		}
 		body, name = data, o.ConfigPath
 	}
 	var c config
-	if err := toml.Unmarshal(body, &c); err != nil {
+	// A key that is misspelt is not passed over.
+	dec := toml.NewDecoder(bytes.NewReader(body)).DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
 		return options{}, invalidOption(name, err)
 	}
 	return c.options(name)

@@ -116,6 +116,7 @@ func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (*conta
 		Rootfs: rootfsMounts(r.Rootfs),
 		Stdio: stdio.Config{
 			Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, ID: r.ID, Namespace: s.namespace,
+			UID: int(opts.ioUID), GID: int(opts.ioGID),
 		},
 		CgroupRoot:        cgroup.Root,
 		IgnoreControllers: opts.ignoreControllers,

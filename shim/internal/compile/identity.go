@@ -187,11 +187,3 @@ func capText(set uint64) string {
 	}
 	return strings.Join(names, "|")
 }
-
-// seccomp returns the op that loads linux.seccomp, or nil.
-func (b *builder) seccomp() (*program.Op, error) {
-	if b.spec.Linux.Seccomp == nil {
-		return nil, nil
-	}
-	return nil, unsupported("linux.seccomp")
-}

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -20,6 +21,17 @@ var namespaceFlags = map[specs.LinuxNamespaceType]struct {
 	specs.IPCNamespace:     {unix.CLONE_NEWIPC, "CLONE_NEWIPC"},
 	specs.NetworkNamespace: {unix.CLONE_NEWNET, "CLONE_NEWNET"},
 	specs.CgroupNamespace:  {unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"},
+}
+
+// Namespaces are the types that a spec may have, for the features that mini
+// announces.
+func Namespaces() []string {
+	var names []string
+	for t := range namespaceFlags {
+		names = append(names, string(t))
+	}
+	slices.Sort(names)
+	return names
 }
 
 // namespaces makes new ones a flag of the clone and joins the others.

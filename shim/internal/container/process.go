@@ -46,7 +46,10 @@ type Process struct {
 
 func newProcess(c *Container, execID string, spec *specs.Process, cfg stdio.Config) *Process {
 	cfg.Terminal = spec.Terminal
-	cfg.UID, cfg.GID = int(spec.User.UID), int(spec.User.GID)
+	if cfg.UID == 0 && cfg.GID == 0 {
+		// A user who is not root opens /dev/stdout anew.
+		cfg.UID, cfg.GID = int(spec.User.UID), int(spec.User.GID)
+	}
 	return &Process{
 		container: c, execID: execID, spec: spec, stdioCfg: cfg,
 		done: make(chan struct{}), drained: make(chan struct{}),

@@ -29,12 +29,12 @@ type Arg struct {
 }
 
 // Int is a number, printed in decimal.
-func Int[T ~int | ~int32 | ~int64 | ~uint32 | ~uint64 | ~uintptr](v T) Arg {
+func Int[T ~int | ~int32 | ~int64 | ~uint | ~uint32 | ~uint64 | ~uintptr](v T) Arg {
 	return Arg{value: uint64(v), text: strconv.FormatInt(int64(v), 10)}
 }
 
 // Named is a number with its symbolic form, such as "MS_NOSUID|MS_NODEV".
-func Named[T ~int | ~int32 | ~int64 | ~uint32 | ~uint64 | ~uintptr](v T, text string) Arg {
+func Named[T ~int | ~int32 | ~int64 | ~uint | ~uint32 | ~uint64 | ~uintptr](v T, text string) Arg {
 	return Arg{value: uint64(v), text: text}
 }
 

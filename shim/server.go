@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
+	"github.com/containerd-mini/mini/shim/internal/cgroup"
 	"github.com/containerd-mini/mini/shim/internal/container"
 )
 
@@ -56,8 +57,10 @@ func Serve(l net.Listener, cfg Config) error {
 		events:     newPublisher(cfg.EventAddress, cfg.Namespace, log),
 		containers: map[string]*container.Container{},
 		shutdown:   end.begin,
+		cgroups:    cgroup.Root,
 	}
-	s.idle = newIdle(idleTimeout, s.ifIdle)
+	// One that containerd has forgotten ends by itself.
+	s.idle = newIdle(idleTimeout, s.endIfEmpty)
 	register(srv, s)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(context.Background(), end) }()
@@ -69,15 +72,6 @@ func Serve(l net.Listener, cfg Config) error {
 	s.events.close(eventsTimeout)
 	_ = os.Remove(cfg.Socket)
 	return err
-}
-
-// ifIdle ends a shim that containerd has forgotten.
-func (s *service) ifIdle() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.containers) == 0 {
-		s.shutdown()
-	}
 }
 
 // idle calls a function after some time without containers.

@@ -22,7 +22,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
-	"github.com/containerd-mini/mini/shim/internal/cgroup"
 	"github.com/containerd-mini/mini/shim/internal/container"
 	"github.com/containerd-mini/mini/shim/internal/program"
 	"github.com/containerd-mini/mini/shim/internal/stdio"
@@ -36,11 +35,13 @@ type service struct {
 	events    *publisher
 	log       *logger
 	idle      *idle
-	shutdown  func() // called once the last container is gone and containerd said so
+	cgroups   string // where cgroup v2 is mounted
+	shutdown  func() // ends the shim with its next reply
 
-	// mu guards containers. A nil container is one that is being created.
+	// mu guards what follows. A nil container is one that is being created.
 	mu         sync.Mutex
 	containers map[string]*container.Container
+	ending     bool
 }
 
 func (s *service) container(id string) (*container.Container, error) {
@@ -88,6 +89,9 @@ func (s *service) reserve(id string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ending {
+		return fmt.Errorf("the shim is shutting down: %w", errdefs.ErrUnavailable)
+	}
 	if _, ok := s.containers[id]; ok {
 		return fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
 	}
@@ -118,7 +122,7 @@ func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (*conta
 			Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, ID: r.ID, Namespace: s.namespace,
 			UID: int(opts.ioUID), GID: int(opts.ioGID),
 		},
-		CgroupRoot:        cgroup.Root,
+		CgroupRoot:        s.cgroups,
 		IgnoreControllers: opts.ignoreControllers,
 		Ignored:           s.ignored,
 		Created:           func(p *container.Process) { s.created(r, p) },
@@ -426,12 +430,17 @@ func (s *service) Checkpoint(context.Context, *task.CheckpointTaskRequest) (*emp
 
 // Shutdown ends the shim, unless other containers of its pod need it.
 func (s *service) Shutdown(context.Context, *task.ShutdownRequest) (*emptypb.Empty, error) {
+	s.endIfEmpty()
+	return &emptypb.Empty{}, nil
+}
+
+func (s *service) endIfEmpty() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.containers) == 0 {
+		s.ending = true
 		s.shutdown()
 	}
-	return &emptypb.Empty{}, nil
 }
 
 // marshal packs m the way containerd's typeurl does: the URL of a type is its

@@ -82,7 +82,7 @@ func TestGateAndExec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Open(); err != nil {
+	if err := p.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	out := make([]byte, 100)
@@ -125,7 +125,7 @@ func TestJumpsAndSlots(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = p.Open()
+	err = p.Open(t.Context())
 	if err == nil || err.Error() != "exec /nonexistent: no such file or directory" {
 		t.Fatalf("open: %v", err)
 	}
@@ -155,7 +155,7 @@ func TestBigImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Open(); err != nil {
+	if err := p.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	out := make([]byte, 10)

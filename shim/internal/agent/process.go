@@ -32,9 +32,6 @@ type Command struct {
 	// PIDNamespace, where not negative, is an nsfs descriptor or a pidfd:
 	// the process is born in that pid namespace.
 	PIDNamespace int
-
-	// Template, where not nil, is the mount namespace to clone out of.
-	Template *Seed
 }
 
 // Process is a child of the shim, by pidfd: it cannot be mistaken for another
@@ -126,7 +123,7 @@ func (a *Agent) clone(c *Command, p *Process, sock int) error {
 	// The agent's own descriptor is one of the list, so that ForkExec
 	// cannot put another file over it before it is executed.
 	path := fmt.Sprintf("/proc/self/fd/%d", program.FdAgent)
-	err := c.born(func() (err error) {
+	err := c.inPIDNamespace(func() (err error) {
 		p.Pid, err = syscall.ForkExec(path, nil, attr)
 		return err
 	})
@@ -148,15 +145,8 @@ func (a *Agent) clone(c *Command, p *Process, sock int) error {
 	return nil
 }
 
-// born calls clone in the namespaces that a child can only inherit: those of
-// the thread that makes it.
-func (c *Command) born(clone func() error) error {
-	if c.Template != nil {
-		return c.Template.do(func() error { return c.inPIDNamespace(clone) })
-	}
-	return c.inPIDNamespace(clone)
-}
-
+// inPIDNamespace calls clone where its child is born into c.PIDNamespace: a
+// child inherits what its thread has.
 func (c *Command) inPIDNamespace(clone func() error) error {
 	if c.PIDNamespace < 0 {
 		return clone()
@@ -208,15 +198,20 @@ func (p *Process) begin(image []byte) error {
 }
 
 // Open opens the gate and returns when execve(2) has happened, or with the
-// step that failed. After an error the process has exited: Wait still reaps
-// it.
-func (p *Process) Open() error {
+// step that failed. After an error the process is ending: Wait still reaps it.
+func (p *Process) Open(ctx context.Context) error {
 	defer p.sock.Close()
 	if _, err := p.sock.Write([]byte{1}); err != nil {
 		// It was killed at its gate: that is an exit like any other.
 		return nil
 	}
+	stop := context.AfterFunc(ctx, func() { _ = p.sock.SetDeadline(time.Unix(1, 0)) })
 	_, err := p.receive()
+	if !stop() && err != nil {
+		// An execve that hangs (a dead NFS server) is not one that may
+		// still happen after we said that it failed.
+		return errors.Join(ctx.Err(), p.Signal(unix.SIGKILL))
+	}
 	return err
 }
 

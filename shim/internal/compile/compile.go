@@ -18,10 +18,6 @@ type Options struct {
 
 	// Home is the value of HOME where process.env has none.
 	Home string
-
-	// Seeded says that the process is cloned out of the seed mount
-	// namespace, which is private already.
-	Seeded bool
 }
 
 // Slots of the Programs here: what an earlier op leaves for a later one.

@@ -36,12 +36,10 @@ func (b *builder) root() error {
 	if b.spec.Root.Path == "" {
 		return invalid("root.path", "missing")
 	}
-	if !b.opt.Seeded {
-		// The copy of the host's tree must not propagate what happens
-		// here: mount_namespaces(7), pivot_root(2).
-		b.call("make the old tree private", unix.SYS_MOUNT, null, program.Str("/"), null,
-			program.Named(unix.MS_REC|unix.MS_PRIVATE, "MS_REC|MS_PRIVATE"), null)
-	}
+	// The copy of the host's tree must not propagate what happens here:
+	// mount_namespaces(7), pivot_root(2).
+	b.call("make the old tree private", unix.SYS_MOUNT, null, program.Str("/"), null,
+		program.Named(unix.MS_REC|unix.MS_PRIVATE, "MS_REC|MS_PRIVATE"), null)
 	b.call("mount the root", unix.SYS_MOVE_MOUNT, root, emptyPath, cwd, program.Str("/"), fromFd)
 	b.call("enter the root", unix.SYS_FCHDIR, root)
 	// pivot_root(2), "pivot_root(".", ".")": the old root ends up on top

@@ -149,7 +149,7 @@ func (p *Process) tryStart(ctx context.Context) (made bool, err error) {
 		}
 		go p.wait()
 	}
-	if err := p.proc.Open(); err != nil {
+	if err := p.proc.Open(ctx); err != nil {
 		return true, err
 	}
 	p.mu.Lock()

@@ -1,6 +1,12 @@
 package program
 
-import specs "github.com/opencontainers/runtime-spec/specs-go"
+import (
+	"fmt"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
 
 // Numbers of the descriptors that the agent is born with. Plan.Files follow.
 const (
@@ -79,4 +85,76 @@ type Write struct {
 	// Default says that Value is what every new cgroup has: where the
 	// controller is missing there is nothing to limit.
 	Default bool
+}
+
+// String prints the Plan: what the shim does first, then the Program.
+func (p *Plan) String() string {
+	var b strings.Builder
+	for _, w := range p.Cgroup.Writes {
+		fmt.Fprintf(&b, "cgroup  %s = %s  # %s\n", w.File, w.Value, w.Field)
+	}
+	for _, d := range p.Cgroup.Devices {
+		fmt.Fprintf(&b, "device  %s\n", deviceText(d))
+	}
+	for i, f := range p.Files {
+		fmt.Fprintf(&b, "file    %d = %s  # %s\n", FdFiles+i, f, f.Field)
+	}
+	if p.OOMScoreAdj != nil {
+		fmt.Fprintf(&b, "oom     oom_score_adj = %d\n", *p.OOMScoreAdj)
+	}
+	if p.PIDNamespace != "" {
+		fmt.Fprintf(&b, "pid     born in the pid namespace %s\n", p.PIDNamespace)
+	}
+	fmt.Fprintf(&b, "clone   %s\n", cloneText(p.Cloneflags))
+	b.WriteString(p.Program.String())
+	return b.String()
+}
+
+func (f File) String() string {
+	switch f.Kind {
+	case FileRootfs:
+		return "root " + f.Path
+	case FileBind, FileNull:
+		return "open_tree " + f.Path
+	case FileRecursiveBind:
+		return "open_tree AT_RECURSIVE " + f.Path
+	case FileNamespace:
+		return "open " + f.Path
+	default:
+		return "pidfd of the container"
+	}
+}
+
+func cloneText(flags uintptr) string {
+	names := []string{"CLONE_INTO_CGROUP"}
+	for _, n := range []struct {
+		flag uintptr
+		name string
+	}{
+		{unix.CLONE_NEWNS, "CLONE_NEWNS"}, {unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"},
+		{unix.CLONE_NEWUTS, "CLONE_NEWUTS"}, {unix.CLONE_NEWIPC, "CLONE_NEWIPC"},
+		{unix.CLONE_NEWPID, "CLONE_NEWPID"}, {unix.CLONE_NEWNET, "CLONE_NEWNET"},
+	} {
+		if flags&n.flag != 0 {
+			names = append(names, n.name)
+		}
+	}
+	return strings.Join(names, "|")
+}
+
+func deviceText(d specs.LinuxDeviceCgroup) string {
+	number := func(n *int64) string {
+		if n == nil || *n < 0 {
+			return "*"
+		}
+		return fmt.Sprint(*n)
+	}
+	verdict, kind := "deny", d.Type
+	if d.Allow {
+		verdict = "allow"
+	}
+	if kind == "" {
+		kind = "a"
+	}
+	return fmt.Sprintf("%s %s %s:%s %s", verdict, kind, number(d.Major), number(d.Minor), d.Access)
 }

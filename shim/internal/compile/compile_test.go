@@ -1,0 +1,209 @@
+package compile
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/tools/txtar"
+
+	"github.com/containerd-mini/mini/shim/internal/program"
+)
+
+var update = flag.Bool("update", false, "write what is compiled to the golden files")
+
+// TestGolden compiles testdata/*.txtar: config.json, for an exec also
+// process.json, to the listing in plan, or to the message in error.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden files: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) { golden(t, file) })
+	}
+}
+
+func golden(t *testing.T, file string) {
+	ar, err := txtar.ParseFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := map[string][]byte{}
+	for _, f := range ar.Files {
+		in[f.Name] = f.Data
+	}
+	name, got := "plan", ""
+	plan, err := compileFiles(t, in)
+	if err != nil {
+		name, got = "error", err.Error()+"\n"
+	} else {
+		if _, err := plan.Encode(); err != nil {
+			t.Errorf("encode: %v", err)
+		}
+		got = plan.String()
+	}
+	if *update {
+		kept := ar.Files[:0]
+		for _, f := range ar.Files {
+			if f.Name != "plan" && f.Name != "error" {
+				kept = append(kept, f)
+			}
+		}
+		ar.Files = append(kept, txtar.File{Name: name, Data: []byte(got)})
+		if err := os.WriteFile(file, txtar.Format(ar), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if want := string(in[name]); got != want {
+		t.Errorf("%s differs, see -update: %s", name, firstDifference(got, want))
+	}
+}
+
+func firstDifference(got, want string) string {
+	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for i := range min(len(g), len(w)) {
+		if g[i] != w[i] {
+			return fmt.Sprintf("line %d:\n%s\nwant:\n%s", i+1, g[i], w[i])
+		}
+	}
+	return fmt.Sprintf("%d lines, want %d", len(g), len(w))
+}
+
+func compileFiles(t *testing.T, in map[string][]byte) (*program.Plan, error) {
+	var spec specs.Spec
+	if err := json.Unmarshal(in["config.json"], &spec); err != nil {
+		t.Fatal(err)
+	}
+	opt := Options{ID: "c1", Bundle: "/bundle", Cgroup: "/default/c1", Home: "/root"}
+	if proc, ok := in["process.json"]; ok {
+		var p specs.Process
+		if err := json.Unmarshal(proc, &p); err != nil {
+			t.Fatal(err)
+		}
+		return Exec(&spec, &p, opt)
+	}
+	return Container(&spec, opt)
+}
+
+func minimal() *specs.Spec {
+	return &specs.Spec{
+		Version: specs.Version,
+		Root:    &specs.Root{Path: "rootfs"},
+		Process: &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"},
+		Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.MountNamespace}}},
+	}
+}
+
+// TestRefused: what is not there is refused, by the name of its field, and
+// nothing else is compiled.
+func TestRefused(t *testing.T) {
+	yes := true
+	for name, change := range map[string]func(*specs.Spec){
+		"process: missing":                         func(s *specs.Spec) { s.Process = nil },
+		"root: missing":                            func(s *specs.Spec) { s.Root = nil },
+		"linux: missing":                           func(s *specs.Spec) { s.Linux = nil },
+		"hooks: not supported":                     func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} },
+		"windows: not supported":                   func(s *specs.Spec) { s.Windows = &specs.Windows{} },
+		"solaris: not supported":                   func(s *specs.Spec) { s.Solaris = &specs.Solaris{} },
+		"vm: not supported":                        func(s *specs.Spec) { s.VM = &specs.VM{} },
+		"zos: not supported":                       func(s *specs.Spec) { s.ZOS = &specs.ZOS{} },
+		"freebsd: not supported":                   func(s *specs.Spec) { s.FreeBSD = &specs.FreeBSD{} },
+		"linux.uidMappings: not supported":         func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"linux.gidMappings: not supported":         func(s *specs.Spec) { s.Linux.GIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"linux.netDevices: not supported":          func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
+		"linux.mountLabel: not supported":          func(s *specs.Spec) { s.Linux.MountLabel = "x" },
+		"linux.intelRdt: not supported":            func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		"linux.memoryPolicy: not supported":        func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
+		"linux.personality: not supported":         func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{} },
+		"linux.timeOffsets: not supported":         func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
+		"process.apparmorProfile: not supported":   func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
+		"process.selinuxLabel: not supported":      func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
+		"process.scheduler: not supported":         func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },
+		"process.ioPriority: not supported":        func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },
+		"process.execCPUAffinity: not supported":   func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{} },
+		"process.commandLine: not supported":       func(s *specs.Spec) { s.Process.CommandLine = "x" },
+		"process.user.username: not supported":     func(s *specs.Spec) { s.Process.User.Username = "x" },
+		"process.args: missing":                    func(s *specs.Spec) { s.Process.Args = nil },
+		"process.cwd: \"x\": not an absolute path": func(s *specs.Spec) { s.Process.Cwd = "x" },
+		"process.env[0]: contains NUL":             func(s *specs.Spec) { s.Process.Env = []string{"A=\x00"} },
+		"process.user.umask: 010000: above 0777":   func(s *specs.Spec) { u := uint32(0o10000); s.Process.User.Umask = &u },
+		"process.rlimits[0].type: \"RLIMIT_X\": unknown": func(s *specs.Spec) {
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}}
+		},
+		"process.capabilities.bounding: \"CAP_X\": unknown": func(s *specs.Spec) {
+			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_X"}}
+		},
+		"linux.namespaces: a container without a mount namespace: not supported": func(s *specs.Spec) { s.Linux.Namespaces = nil },
+		"linux.namespaces[1]: user: not supported": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		},
+		"linux.namespaces[1]: mount: given twice": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.MountNamespace})
+		},
+		"linux.namespaces[0].path: an existing mount namespace: not supported": func(s *specs.Spec) {
+			s.Linux.Namespaces[0].Path = "/proc/1/ns/mnt"
+		},
+		"mounts[0].options: tmpcopyup: not supported": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/x", Type: "tmpfs", Options: []string{"tmpcopyup"}}}
+		},
+		"mounts[0].options: ridmap: not supported": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/x", Source: "/", Type: "bind", Options: []string{"rbind", "ridmap"}}}
+		},
+		"mounts[0].uidMappings: not supported": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/x", Source: "/", Type: "bind", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}}
+		},
+		"mounts[0].options: \"size=1\": unknown for a bind mount": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/x", Source: "/", Type: "bind", Options: []string{"size=1"}}}
+		},
+		"mounts[0].destination: missing": func(s *specs.Spec) { s.Mounts = []specs.Mount{{Type: "tmpfs"}} },
+		"mounts[0].type: missing":        func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/x"}} },
+		"linux.rootfsPropagation: \"x\": unknown": func(s *specs.Spec) {
+			s.Linux.RootfsPropagation = "x"
+		},
+		"linux.devices[0].type: \"x\": want c, u, b or p": func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}}
+		},
+		"linux.sysctl[kernel.panic]: not namespaced: it would change the host": func(s *specs.Spec) {
+			s.Linux.Sysctl = map[string]string{"kernel.panic": "1"}
+		},
+		"linux.sysctl[net.ipv4.ip_forward]: needs a network namespace": func(s *specs.Spec) {
+			s.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1"}
+		},
+		"linux.sysctl[net/../kernel/panic]: not a sysctl": func(s *specs.Spec) {
+			s.Linux.Sysctl = map[string]string{"net/../kernel/panic": "1"}
+		},
+		"hostname: needs a uts namespace": func(s *specs.Spec) { s.Hostname = "x" },
+		"linux.resources.memory.disableOOMKiller: not supported": func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{DisableOOMKiller: &yes}}
+		},
+		"linux.resources.network: not supported": func(s *specs.Spec) {
+			c := uint32(1)
+			s.Linux.Resources = &specs.LinuxResources{Network: &specs.LinuxNetwork{ClassID: &c}}
+		},
+		"linux.resources.unified: \"../x.y\": not a file of a cgroup": func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Unified: map[string]string{"../x.y": "1"}}
+		},
+		"linux.resources.unified: \"cgroup.procs\": not a resource": func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Unified: map[string]string{"cgroup.procs": "1"}}
+		},
+		"linux.seccomp.defaultAction: SCMP_ACT_NOTIFY: not supported": func(s *specs.Spec) {
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActNotify}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := minimal()
+			change(spec)
+			_, err := Container(spec, Options{Bundle: "/b"})
+			if err == nil || !strings.HasPrefix(err.Error(), name+": ") {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}

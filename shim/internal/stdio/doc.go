@@ -77,8 +77,15 @@
 //
 // When the process has exited its caller calls Drain: what is in the pipe at that moment is copied
 // and no more, so a grandchild that keeps the pipe open, or even goes on writing, holds nothing
-// up (containerd#7802). Then the FIFO's write end is closed and the client sees its end of file. One
-// exception: if a FIFO has unread data and no reader, the write end stays open until Close, or the
-// kernel would free the last words of a container that died while containerd was restarting. So:
-// Drain at the exit, Close at the delete.
+// up (containerd#7802). Then the FIFO's write end is closed and the client sees its end of file:
+// before the exit is told, and without a Close, because containerd's client waits for the end of
+// file before it calls Delete (client/task.go).
+//
+// What the reader has not read by then must outlive a reader that dies now: the last words of a
+// container that ends while containerd restarts. So a read end is kept, which keeps the data
+// without keeping the end of file back, until the FIFO is empty or Close. A new reader would wait
+// in open(2) for a writer; now and then the shim is one for a moment.
+//
+// A grandchild may go on writing into the pipe, which nobody reads any more, until Close: then it
+// gets SIGPIPE, as with containerd-shim-runc-v2. Drain at the exit, Close at the delete.
 package stdio

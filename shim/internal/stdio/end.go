@@ -3,7 +3,6 @@ package stdio
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -46,20 +45,28 @@ func newEnd(fd int, name string) (*end, error) {
 	case st.Mode&unix.S_IFMT == unix.S_IFCHR && isMaster(fd):
 		e.kind = ttyEnd
 	}
-	if err := unix.SetNonblock(fd, e.kind != fileEnd); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("%s: set nonblocking: %w", name, err)
+	if err := e.register(name, e.kind != fileEnd); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// register makes e's file. NewFile registers with the netpoller what is non-blocking. It closes fd
+// when it fails.
+func (e *end) register(name string, poll bool) error {
+	if err := unix.SetNonblock(e.fd, poll); err != nil {
+		_ = unix.Close(e.fd)
+		return fmt.Errorf("%s: set nonblocking: %w", name, err)
 	}
 	e.refs.Store(1)
-	// NewFile registers with the netpoller what is non-blocking.
-	e.file = os.NewFile(uintptr(fd), name)
+	e.file = os.NewFile(uintptr(e.fd), name)
 	raw, err := e.file.SyscallConn()
 	if err != nil {
 		_ = e.file.Close()
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	e.raw = raw
-	return e, nil
+	return nil
 }
 
 // isMaster: only the master of a pty has a number to tell (ioctl_tty(2), TIOCGPTN).
@@ -107,33 +114,4 @@ func (e *end) queued() int {
 		return 0
 	}
 	return n
-}
-
-// hasReader is for the only write end of a pipe: POLLERR says that no read end is open (poll(2)).
-func (e *end) hasReader() bool {
-	fds := []unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLOUT}}
-	for {
-		_, err := unix.Poll(fds, 0)
-		if err != unix.EINTR {
-			return err != nil || fds[0].Revents&unix.POLLERR == 0
-		}
-	}
-}
-
-// unlinked says that no other process can open the FIFO any more.
-func (e *end) unlinked() bool {
-	var st unix.Stat_t
-	return unix.Fstat(e.fd, &st) == nil && st.Nlink == 0
-}
-
-// writeUnread writes into a FIFO that has no reader, by being its reader for that long. The FIFO
-// is found through its descriptor: its name may be another's by now.
-func (e *end) writeUnread(b []byte) (int, error) {
-	r, err := open("/proc/self/fd/"+strconv.Itoa(e.fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return 0, err
-	}
-	n, err := e.write(b)
-	_ = unix.Close(r)
-	return n, err
 }

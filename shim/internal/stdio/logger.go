@@ -19,7 +19,7 @@ const (
 	// A log binary whose pipes have ended gets loggerEOF to end by itself, then SIGTERM; ten
 	// seconds for its cleanup are promised by containerd-shim-runc-v2 (process/io.go). Then SIGKILL.
 	loggerEOF  = time.Second
-	loggerTerm = 10 * time.Second
+	loggerTerm = 10 * time.Second // the default of Config.term
 	loggerKill = time.Second
 )
 
@@ -29,7 +29,7 @@ type logger struct {
 	name, addr, path string
 	pid              int
 	done             chan struct{} // closed when it has been reaped
-	grace            [3]time.Duration
+	term             time.Duration
 
 	mu     sync.Mutex
 	dead   bool // reaped; pid is another's now
@@ -38,7 +38,8 @@ type logger struct {
 	held   [2]int      // our copies of the read ends; -1 when given to a pump
 	spare  [2]*os.File // the write ends that no stream has taken
 	drops  []*pump     // after its death
-	err    error
+	err    error       // how it ended
+	clean  bool        // it was right to
 }
 
 // openLogger connects the process's descriptor i to the log binary that addr names. The two
@@ -70,7 +71,8 @@ func (s *IO) openLogger(ctx context.Context, i int, name, addr string, u *url.UR
 
 // startLogger starts a log binary and waits until it is ready.
 func (s *IO) startLogger(ctx context.Context, name, addr string, u *url.URL) (*logger, error) {
-	l := &logger{name: name, addr: addr, path: u.Path, done: make(chan struct{}), held: [2]int{-1, -1}}
+	l := &logger{name: name, addr: addr, path: u.Path, term: s.cfg.term,
+		done: make(chan struct{}), held: [2]int{-1, -1}}
 	for i := range l.held {
 		var fds [2]int
 		if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
@@ -125,12 +127,13 @@ func (l *logger) spawn(cfg Config, u *url.URL, wait int) (*end, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := newEnd(pidfd, "pidfd")
-	if err != nil {
+	e := &end{fd: pidfd}
+	if err := e.register("pidfd", true); err != nil {
 		_ = unix.Kill(l.pid, unix.SIGKILL)
 		_, _ = unix.Wait4(l.pid, nil, 0, nil)
+		return nil, err
 	}
-	return e, err
+	return e, nil
 }
 
 func sortedKeys(q url.Values) []string {
@@ -157,11 +160,21 @@ func (l *logger) ready(ctx context.Context, fd int, strict bool) error {
 	case err == nil, errors.Is(err, io.EOF) && !strict:
 		return nil
 	case errors.Is(err, io.EOF):
-		return errors.New("ended, or closed CONTAINER_WAIT, without a byte: not ready")
+		return l.notReady()
 	case ctx.Err() != nil:
 		return fmt.Errorf("not ready: %w", ctx.Err())
 	}
 	return fmt.Errorf("ready: %w", err)
+}
+
+// notReady says why there is no byte, if the logger's death is the reason.
+func (l *logger) notReady() error {
+	select {
+	case <-l.done:
+		return fmt.Errorf("not ready: %w", l.err)
+	case <-time.After(100 * time.Millisecond):
+		return errors.New("not ready: CONTAINER_WAIT closed without a byte")
+	}
 }
 
 // watch reaps the logger, and takes its place if the process still writes.
@@ -173,12 +186,11 @@ func (l *logger) watch(pidfd *end) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil { // the netpoller does not take pidfds: cannot be, Linux 5.3
-		l.err = fmt.Errorf("%s: log binary %s: wait: %w", l.name, l.path, err)
+		l.err = fmt.Errorf("wait: %w", err)
 		return
 	}
-	if !l.told {
-		l.err = fmt.Errorf("%s: log binary %s: %s", l.name, l.path, describe(ws))
-	}
+	l.err = errors.New(describe(ws))
+	l.clean = l.told || ws.Exited() && ws.ExitStatus() == 0
 	if l.closed {
 		return
 	}
@@ -231,7 +243,9 @@ func (l *logger) tell(sig syscall.Signal) {
 // then is not waited for: one may well wait for the exit event itself, as nerdctl's does.
 func (l *logger) drain(timeout <-chan time.Time) bool {
 	l.tell(0)
+	l.mu.Lock()
 	l.closeSpare()
+	l.mu.Unlock()
 	for wait := time.Millisecond; l.unread(); wait = min(2*wait, 20*time.Millisecond) {
 		select {
 		case <-timeout:
@@ -265,7 +279,7 @@ func (l *logger) close() error {
 	for _, step := range []struct {
 		sig  syscall.Signal
 		wait time.Duration
-	}{{0, loggerEOF}, {unix.SIGTERM, loggerTerm}, {unix.SIGKILL, loggerKill}} {
+	}{{0, loggerEOF}, {unix.SIGTERM, l.term}, {unix.SIGKILL, loggerKill}} {
 		l.tell(step.sig)
 		select {
 		case <-l.done:
@@ -286,6 +300,7 @@ func (l *logger) closeDrops() error {
 	return nil
 }
 
+// closeSpare. Precondition: mu is held.
 func (l *logger) closeSpare() {
 	for i, f := range l.spare {
 		if f != nil {
@@ -307,8 +322,20 @@ func (l *logger) freePipes() {
 	}
 }
 
+// failure is how the logger died, if that was before its time. A logger may end well when its input
+// does, so that alone is none; dropping output is.
 func (l *logger) failure() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.err
+	var dropped int64
+	for _, p := range l.drops {
+		dropped += p.dropped.Load()
+	}
+	switch {
+	case dropped > 0:
+		return fmt.Errorf("%s: log binary %s: %w, %d bytes dropped", l.name, l.path, l.err, dropped)
+	case l.clean || l.err == nil:
+		return nil
+	}
+	return fmt.Errorf("%s: log binary %s: %w", l.name, l.path, l.err)
 }

@@ -10,13 +10,6 @@ import (
 )
 
 const (
-	// readerGrace is how long a full FIFO without a reader blocks the process: time for containerd
-	// to restart in.
-	readerGrace = 10 * time.Second
-	// readerPoll is how often such a FIFO is looked at; the kernel has no event for the writer
-	// when a reader opens.
-	readerPoll = 50 * time.Millisecond
-
 	bufSize = 32 << 10
 	// spliceMax is more than a pipe holds unless somebody enlarged it.
 	spliceMax = 1 << 20
@@ -70,14 +63,15 @@ type pump struct {
 	left    int
 	lost    time.Time // since when the FIFO is full and without a reader; zero: it is not
 	st      state     // what onRead and onWrite got from move
-	srcOpen bool      // what finish left for free
-	dstOpen bool
+	srcOpen bool      // finish left it for free
 
 	// ----
-	stop atomic.Int32
-	quit chan struct{} // closed with stopNow
-	once sync.Once
-	done chan struct{} // closed at the end
+	dropped atomic.Int64 // bytes
+	stop    atomic.Int32
+	quit    chan struct{} // closed with stopNow
+	copied  chan struct{} // closed when all has been copied and the reader has its end of file
+	once    sync.Once
+	done    chan struct{} // closed at the end
 
 	mu  sync.Mutex
 	err error // the first failure
@@ -85,7 +79,7 @@ type pump struct {
 
 func newPump(name string, grace time.Duration) *pump {
 	p := &pump{name: name, input: name == "stdin", grace: grace,
-		quit: make(chan struct{}), done: make(chan struct{})}
+		quit: make(chan struct{}), copied: make(chan struct{}), done: make(chan struct{})}
 	// One closure each for the life of the pump, not one for each wait. RawConn calls them before
 	// it waits and after each wakeup, until they return true.
 	p.onRead = func(uintptr) bool { p.st = p.move(); return p.st != empty }
@@ -96,7 +90,13 @@ func newPump(name string, grace time.Duration) *pump {
 // run is the pump's goroutine.
 func (p *pump) run() {
 	defer close(p.done)
-	defer p.finish()
+	p.copy()
+	words := p.finish()
+	close(p.copied)
+	p.keep(words)
+}
+
+func (p *pump) copy() {
 	for st := moved; st != over; {
 		switch st {
 		case moved:
@@ -172,13 +172,13 @@ func (p *pump) waitWrite() state {
 	return p.st
 }
 
-// waitReader waits a little for somebody to open the FIFO.
-func (p *pump) waitReader() state {
+// pause is a sleep that stopNow ends, with false.
+func (p *pump) pause(d time.Duration) bool {
 	select {
 	case <-p.quit:
-		return over
-	case <-time.After(readerPoll):
-		return moved
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 
@@ -233,8 +233,7 @@ func (p *pump) canSplice() bool {
 // flush writes what is pending.
 func (p *pump) flush() state {
 	if p.dst == nil || p.deaf {
-		p.pending = nil
-		return moved
+		return p.dropPending()
 	}
 	if !p.lost.IsZero() && !p.dst.hasReader() {
 		return p.unread() // without the SIGPIPE of trying
@@ -252,8 +251,7 @@ func (p *pump) flush() state {
 		return p.broken()
 	}
 	p.fail("write", err)
-	p.pending = nil // a file: the next piece may find room again
-	return moved
+	return p.dropPending() // a file: the next piece may find room again
 }
 
 // splice moves pages from pipe to pipe.
@@ -294,43 +292,28 @@ func (p *pump) broken() state {
 	}
 	p.fail("write", unix.EPIPE) // a log binary; it does not come back
 	p.deaf = true
+	return p.dropPending()
+}
+
+func (p *pump) dropPending() state {
+	p.dropped.Add(int64(len(p.pending)))
 	p.pending = nil
 	return moved
 }
 
-// unread deals with a piece for a FIFO that nobody reads: into the FIFO while it takes it, then
-// kept back for the time of grace, then dropped.
-func (p *pump) unread() state {
-	n, err := p.dst.writeUnread(p.pending)
-	if n > 0 {
-		p.lost = time.Time{}
-		p.pending = p.pending[n:]
-		return moved
-	}
-	if err != nil && err != unix.EAGAIN {
-		p.fail("write", err)
-	}
-	if p.lost.IsZero() {
-		p.lost = time.Now()
-	}
-	if time.Since(p.lost) < p.grace && !p.dst.unlinked() {
-		return gone
-	}
-	p.pending = nil
-	return moved
-}
-
-// finish frees what the pump has, but for what free is for: a source that a grandchild may still
-// write to, and a FIFO that holds the last words for a reader to come.
-func (p *pump) finish() {
+// finish closes what the pump has, but for a source that a grandchild may still write to, which is
+// for free. If the reader of a FIFO has not read all yet, the result is a read end of our own, else
+// -1: the reader has its end of file in any case, and if it dies now the data does not die with it.
+func (p *pump) finish() (words int) {
 	p.pending = nil
 	p.freeBuffer()
 	now := p.stop.Load() == stopNow
+	words = -1
 	if p.dst != nil {
-		p.dstOpen = !now && p.dst.named && !p.dst.hasReader() && p.dst.queued() > 0
-		if !p.dstOpen {
-			p.dst.release()
+		if !now && p.dst.named && p.dst.queued() > 0 && !p.dst.unlinked() {
+			words, _ = p.dst.reopen(unix.O_RDONLY)
 		}
+		p.dst.release()
 	}
 	if p.src != nil {
 		p.srcOpen = !now && !p.eof && !p.input
@@ -338,17 +321,15 @@ func (p *pump) finish() {
 			p.src.release()
 		}
 	}
+	return words
 }
 
 // free closes what finish left. Precondition: the pump is done.
 func (p *pump) free() {
 	if p.srcOpen {
 		p.src.release()
+		p.srcOpen = false
 	}
-	if p.dstOpen {
-		p.dst.release()
-	}
-	p.srcOpen, p.dstOpen = false, false
 }
 
 func (p *pump) freeBuffer() {
@@ -367,8 +348,16 @@ func (p *pump) fail(op string, err error) {
 	}
 }
 
+// failure is the first failure and what it cost.
 func (p *pump) failure() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.err
+	n := p.dropped.Load()
+	switch {
+	case n == 0 || p.dst == nil:
+		return p.err
+	case p.err == nil:
+		return fmt.Errorf("%s: no reader, %d bytes dropped", p.name, n)
+	}
+	return fmt.Errorf("%w, %d bytes dropped", p.err, n)
 }

@@ -25,7 +25,7 @@ type Config struct {
 	// /dev/stdout through /proc, which asks the pipe's inode for permission.
 	UID, GID int
 
-	grace time.Duration // how long a full FIFO may have no reader; for tests
+	grace, term time.Duration // instead of readerGrace and loggerTerm, for tests
 }
 
 // IO is the standard streams of one process. Its methods may be called from several goroutines.
@@ -56,6 +56,9 @@ const closeWait = time.Second
 func Open(ctx context.Context, cfg Config) (_ *IO, err error) {
 	if cfg.grace == 0 {
 		cfg.grace = readerGrace
+	}
+	if cfg.term == 0 {
+		cfg.term = loggerTerm
 	}
 	s := &IO{cfg: cfg, hold: -1}
 	defer func() {
@@ -120,7 +123,7 @@ func (s *IO) Drain(timeout time.Duration) error {
 	}
 	for _, p := range s.outs {
 		select {
-		case <-p.done:
+		case <-p.copied:
 		case <-timer.C:
 			return fmt.Errorf("%s: drain: %w", p.name, os.ErrDeadlineExceeded)
 		}

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,9 +25,9 @@ import (
 //
 // has the commands of testscript, and beyond them
 //
-//	controllers NAME...      skip the script unless cgroup v2 has these controllers on this machine
 //	clean                    nothing may be left of the script's containers by now
 //
+// the conditions [mini], that mini is the runtime under test, and [controller:NAME],
 // and the variables IMAGE, RUNTIME and NS, the containerd namespace, which is the parent cgroup too.
 func TestScripts(t *testing.T) {
 	for _, version := range []string{"2.4", "2.2", "1.7"} {
@@ -36,42 +37,63 @@ func TestScripts(t *testing.T) {
 				pattern = "testdata/smoke*.txtar"
 			}
 			files, err := filepath.Glob(pattern)
-			if err != nil || len(files) == 0 {
-				t.Fatalf("%s: no scripts: %v", pattern, err)
+			if err != nil {
+				t.Fatal(err)
 			}
-			for _, file := range files {
-				t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) { runScript(t, version, file) })
-			}
+			testscript.RunT(script{t, version}, testscript.Params{
+				Files: files, Setup: setup, Condition: condition, Cmds: commands, RequireUniqueNames: true,
+			})
 		})
 	}
 }
 
-// runScript runs one script, which has a namespace to itself.
-func runScript(t *testing.T, version, file string) {
-	d := daemon.Shared(t, version)
+// script is the T of a script. Scripts run one after the other: the check for what they leave behind
+// looks at the machine as a whole.
+type script struct {
+	*testing.T
+	version string
+}
+
+func (script) Parallel() {}
+
+func (s script) Run(name string, f func(testscript.T)) {
+	s.T.Run(name, func(t *testing.T) { f(script{t, s.version}) })
+}
+
+func (s script) Verbose() bool { return testing.Verbose() }
+
+type daemonKey struct{}
+
+var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	"clean": func(ts *testscript.TestScript, _ bool, _ []string) {
+		ts.Value(daemonKey{}).(*daemon.Daemon).AssertClean()
+	},
+}
+
+func condition(name string) (bool, error) {
+	controller, found := strings.CutPrefix(name, "controller:")
+	switch {
+	case found:
+		return hasController(controller), nil
+	case name == "mini":
+		return strings.HasPrefix(daemon.Runtime(), "io.containerd.mini."), nil
+	}
+	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// setup gives a script its namespace, variables and programs.
+func setup(e *testscript.Env) error {
+	s := e.T().(script)
+	d := daemon.Shared(s.T, s.version)
 	d.Import(daemon.Busybox)
-	testscript.RunT(serial{t}, testscript.Params{
-		Files: []string{file},
-		Setup: func(e *testscript.Env) error {
-			e.Setenv("IMAGE", daemon.Busybox)
-			e.Setenv("RUNTIME", daemon.Runtime())
-			e.Setenv("NS", d.Namespace)
-			e.Setenv("TMPDIR", os.TempDir())
-			bin := filepath.Join(e.WorkDir, ".bin")
-			e.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-			return writePrograms(bin, d)
-		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"controllers": func(_ *testscript.TestScript, _ bool, args []string) {
-				for _, name := range args {
-					if !hasController(name) {
-						t.Skipf("no %s controller in cgroup v2 on this machine", name)
-					}
-				}
-			},
-			"clean": func(*testscript.TestScript, bool, []string) { d.AssertClean() },
-		},
-	})
+	e.Values[daemonKey{}] = d
+	e.Setenv("IMAGE", daemon.Busybox)
+	e.Setenv("RUNTIME", daemon.Runtime())
+	e.Setenv("NS", d.Namespace)
+	e.Setenv("TMPDIR", os.TempDir())
+	bin := filepath.Join(e.WorkDir, ".bin")
+	e.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	return writePrograms(bin, d)
 }
 
 // writePrograms makes the programs that only scripts have.
@@ -112,15 +134,3 @@ func hasController(name string) bool {
 	data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
 	return err == nil && slices.Contains(strings.Fields(string(data)), name)
 }
-
-// serial is a testing.T whose scripts run one after the other: the check for what they leave behind
-// looks at the machine as a whole.
-type serial struct{ *testing.T }
-
-func (serial) Parallel() {}
-
-func (s serial) Run(name string, f func(testscript.T)) {
-	s.T.Run(name, func(t *testing.T) { f(serial{t}) })
-}
-
-func (s serial) Verbose() bool { return testing.Verbose() }

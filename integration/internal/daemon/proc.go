@@ -71,6 +71,38 @@ func readProcess(dir string) (p process, ok bool) {
 	return p, true
 }
 
+// ShimPid is the process of the shim that serves container id.
+func (d *Daemon) ShimPid(id string) int {
+	d.t.Helper()
+	for _, p := range descendants(os.Getppid()) {
+		words := strings.Fields(p.command)
+		if !p.zombie && len(words) > 0 && strings.HasPrefix(filepath.Base(words[0]), "containerd-shim-") &&
+			follows(words, "-namespace", d.Namespace) && follows(words, "-id", id) {
+			return p.pid
+		}
+	}
+	d.t.Fatalf("%s: no shim", id)
+	return 0
+}
+
+// follows tells whether flag and value stand side by side in words.
+func follows(words []string, flag, value string) bool {
+	i := slices.Index(words, flag)
+	return i >= 0 && i+1 < len(words) && words[i+1] == value
+}
+
+// Descriptors lists what the descriptors of a process are.
+func Descriptors(pid int) []string {
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	var all []string
+	for _, link := range links {
+		if target, err := os.Readlink(link); err == nil {
+			all = append(all, target)
+		}
+	}
+	return all
+}
+
 // mountpoints lists the mounts of this namespace as "mountpoint fstype".
 func mountpoints() []string {
 	data, err := os.ReadFile("/proc/self/mountinfo")

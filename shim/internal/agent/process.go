@@ -308,6 +308,10 @@ func waitid(pidfd int) (unix.WaitStatus, error) {
 	}
 }
 
+// Close frees what is left of a process that Wait has reaped, be it that its
+// gate was never opened.
+func (p *Process) Close() { p.sock.Close() }
+
 // Signal sends sig. A process that has ended is os.ErrProcessDone.
 func (p *Process) Signal(sig unix.Signal) error {
 	err := p.Control(func(pidfd int) error {

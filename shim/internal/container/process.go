@@ -220,6 +220,7 @@ func (p *Process) wait() {
 	p.container.checkOOM()
 	// An end is never reported before its start.
 	p.start.Lock()
+	p.proc.Close()
 	p.end(status, at)
 	p.container.cfg.Exited(p)
 	p.start.Unlock()

@@ -44,14 +44,19 @@ func start(a *Args, stdin io.Reader) ([]byte, error) {
 	if err := listenAndSpawn(a, path); err != nil {
 		return nil, err
 	}
+	return answer(path, modern), nil
+}
+
+// answer is what the containerd that asked understands: see doc.go.
+func answer(path string, modern bool) []byte {
 	address := "unix://" + path
 	switch {
 	case modern:
-		return result(address), nil
+		return result(address)
 	case os.Getenv("MAX_SHIM_VERSION") != "":
-		return []byte(`{"version":2,"address":` + strconv.Quote(address) + `,"protocol":"ttrpc"}`), nil
+		return []byte(`{"version":2,"address":` + strconv.Quote(address) + `,"protocol":"ttrpc"}`)
 	default:
-		return []byte(address), nil
+		return []byte(address)
 	}
 }
 

@@ -1,0 +1,50 @@
+# make            build the binaries into bin/
+# make demo       a tour with containerd, on a bare Debian machine; needs root
+# make test       lint, unit tests, integration tests; needs root for most of them
+# make install    the binaries into PREFIX/bin; DESTDIR is honoured
+# make uninstall, lint, bench, fuzz, proto, clean
+
+PREFIX  ?= /usr/local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO      ?= go
+
+MODULE   := github.com/containerd-mini/mini
+BINARIES := $(notdir $(patsubst %/main.go,%,$(wildcard cmd/*/main.go)))
+LDFLAGS  := -s -w -X $(MODULE)/shim/internal/bootstrap.Version=$(VERSION)
+FUZZTIME ?= 1m
+
+.PHONY: all build demo test install uninstall lint bench clean proto fuzz
+
+all: build
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+
+demo:
+	hack/demo
+
+test:
+	hack/test
+
+install: build
+	install -d '$(DESTDIR)$(PREFIX)/bin'
+	install -m 0755 $(addprefix bin/,$(BINARIES)) '$(DESTDIR)$(PREFIX)/bin/'
+
+uninstall:
+	rm -f $(addprefix '$(DESTDIR)$(PREFIX)'/bin/,$(BINARIES))
+
+lint:
+	hack/lint
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# Every fuzz target in turn, FUZZTIME each.
+fuzz:
+	hack/fuzz $(FUZZTIME)
+
+proto:
+	hack/proto
+
+clean:
+	rm -rf bin .cache

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestSummary(t *testing.T) {
+	for _, c := range []struct{ name, events, want string }{
+		{
+			"parents are not counted",
+			`{"Action":"start","Package":"p"}
+{"Action":"run","Package":"p","Test":"T"}
+{"Action":"run","Package":"p","Test":"T/a"}
+{"Action":"pass","Package":"p","Test":"T/a"}
+{"Action":"run","Package":"p","Test":"T/b"}
+{"Action":"output","Package":"p","Test":"T/b","Output":"    x_test.go:3: needs root\n"}
+{"Action":"output","Package":"p","Test":"T/b","Output":"--- SKIP: T/b (0.00s)\n"}
+{"Action":"skip","Package":"p","Test":"T/b"}
+{"Action":"pass","Package":"p","Test":"T"}
+{"Action":"pass","Package":"p"}`,
+			"p T/b: needs root\n\n1 passed, 0 failed, 1 skipped\n",
+		},
+		{
+			"a failure inside is one failure",
+			`{"Action":"start","Package":"p"}
+{"Action":"run","Package":"p","Test":"T"}
+{"Action":"run","Package":"p","Test":"T/a"}
+{"Action":"fail","Package":"p","Test":"T/a"}
+{"Action":"fail","Package":"p","Test":"T"}
+{"Action":"fail","Package":"p"}`,
+			"failed:\n  p T/a\n\n0 passed, 1 failed, 0 skipped\n",
+		},
+		{
+			"a panic leaves tests unfinished",
+			`{"Action":"start","Package":"p"}
+{"Action":"run","Package":"p","Test":"T"}
+{"Action":"output","Package":"p","Test":"T","Output":"panic: oh\n"}
+{"Action":"fail","Package":"p"}`,
+			"failed:\n  p T\n\n0 passed, 1 failed, 0 skipped\n",
+		},
+		{
+			"a package does not build",
+			`{"ImportPath":"p","Action":"build-output","Output":"p.go:1: no\n"}
+{"ImportPath":"p","Action":"build-fail"}
+{"Action":"start","Package":"p"}
+{"Action":"fail","Package":"p","FailedBuild":"p"}`,
+			"failed:\n  p\n\n0 passed, 1 failed, 0 skipped\n",
+		},
+		{"nothing", "", "no test has run\n\n0 passed, 1 failed, 0 skipped\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var out strings.Builder
+			s := summary{out: &out, tests: make(map[string]*test)}
+			if err := s.read(strings.NewReader(c.events)); err != nil {
+				t.Fatal(err)
+			}
+			if ok := s.close(); ok != strings.HasSuffix(c.want, "0 failed, 1 skipped\n") {
+				t.Errorf("close says %t", ok)
+			}
+			if !strings.HasSuffix(out.String(), c.want) {
+				t.Errorf("got\n%s\nwant at its end\n%s", out.String(), c.want)
+			}
+		})
+	}
+}

@@ -71,3 +71,12 @@ func printInfo(stdin io.Reader, w io.Writer) error {
 	_, err = w.Write(data)
 	return err
 }
+
+// FeaturesJSON is [Features] as `runc features` prints them.
+func FeaturesJSON() (string, error) {
+	data, err := json.MarshalIndent(Features(), "", "  ")
+	return string(data), err
+}
+
+// Version of mini.
+func Version() string { return bootstrap.Version }

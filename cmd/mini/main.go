@@ -1,0 +1,58 @@
+// Command mini is the operator's tool: it explains, diagnoses and tells its
+// version. It changes nothing.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/containerd-mini/mini/shim"
+)
+
+const usage = `usage: mini COMMAND
+
+  explain BUNDLE   print what would be done to create the container of an OCI
+                   bundle, one line a step, like strace(1)
+  features         print the OCI features of the runtime, as JSON
+  doctor           look at this machine: kernel, cgroups, containerd; say what
+                   to do about each finding
+  version          print the version
+`
+
+func main() {
+	flag.Usage = func() { fmt.Fprint(os.Stderr, usage) }
+	flag.Parse()
+	if err := run(flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "mini:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	command, rest := args[0], args[1:]
+	if want := map[string]int{"explain": 1}[command]; len(rest) != want {
+		return fmt.Errorf("%s: want %d arguments, have %d", command, want, len(rest))
+	}
+	switch command {
+	case "explain":
+		text, err := shim.Explain(rest[0])
+		fmt.Print(text)
+		return err
+	case "features":
+		text, err := shim.FeaturesJSON()
+		fmt.Println(text)
+		return err
+	case "doctor":
+		return shim.Doctor(os.Stdout)
+	case "version":
+		fmt.Println("mini", shim.Version())
+		return nil
+	}
+	flag.Usage()
+	return fmt.Errorf("%q: unknown command", command)
+}

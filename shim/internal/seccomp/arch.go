@@ -2,6 +2,7 @@ package seccomp
 
 import (
 	"sort"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -9,52 +10,77 @@ import (
 
 //go:generate go run gen.go
 
-// none stands in the tables for "has no such call".
-const none = 0xffff
+// entry is a row of the tables in tables.go, which are sorted by number.
+type entry struct {
+	nr   uint16
+	name uint16 // its index
+}
 
-// x32Bit is set in the numbers of x32 calls (arch/x86/include/uapi/asm/unistd.h).
-const x32Bit = 0x40000000
+// number is that of the call, without the bit of x32. Those of arm's private
+// calls, from 0xf0000 on, are kept as from 0xf000 on.
+func (e entry) number() uint32 {
+	if e.private() {
+		return 0xf0000 | uint32(e.nr)&0xfff
+	}
+	return uint32(e.nr)
+}
+
+func (e entry) private() bool { return e.nr >= 0xf000 }
+
+// x32 has calls of its own from firstX32 on. Below that are those of x86_64,
+// less some, for which the kernel says ENOSYS (since Linux 5.4). x32Bit is set in
+// all its numbers (arch/x86/include/uapi/asm/unistd.h).
+const (
+	firstX32 = 512
+	x32Bit   = 0x40000000
+)
 
 // abi is one way of making system calls.
 type abi struct {
-	name    specs.Arch
-	audit   uint32 // seccomp_data.arch
-	bit     uint32 // set in all its numbers
-	wide    bool   // arguments have 64 bits
-	mux     bool   // has socketcall(2) and ipc(2)
-	numbers *[nNames]uint16
+	name  specs.Arch
+	audit uint32 // seccomp_data.arch
+	x32   bool   // x86_64 besides, to be told by x32Bit
+	wide  bool   // arguments have 64 bits
+	mux   bool   // has socketcall(2) and ipc(2)
+	calls []entry
 }
 
 // Those that a machine can run, its native one first.
 var (
 	amd64 = []abi{
-		{name: specs.ArchX86_64, audit: unix.AUDIT_ARCH_X86_64, wide: true, numbers: &numbersX86_64},
-		{name: specs.ArchX32, audit: unix.AUDIT_ARCH_X86_64, bit: x32Bit, numbers: &numbersX32},
-		{name: specs.ArchX86, audit: unix.AUDIT_ARCH_I386, mux: true, numbers: &numbersX86},
+		{name: specs.ArchX86_64, audit: unix.AUDIT_ARCH_X86_64, wide: true, calls: callsX86_64},
+		{name: specs.ArchX32, audit: unix.AUDIT_ARCH_X86_64, x32: true, calls: callsX32},
+		{name: specs.ArchX86, audit: unix.AUDIT_ARCH_I386, mux: true, calls: callsX86},
 	}
 	arm64 = []abi{
-		{name: specs.ArchAARCH64, audit: unix.AUDIT_ARCH_AARCH64, wide: true, numbers: &numbersAARCH64},
-		{name: specs.ArchARM, audit: unix.AUDIT_ARCH_ARM, numbers: &numbersARM},
+		{name: specs.ArchAARCH64, audit: unix.AUDIT_ARCH_AARCH64, wide: true, calls: callsAARCH64},
+		{name: specs.ArchARM, audit: unix.AUDIT_ARCH_ARM, calls: callsARM},
 	}
 )
 
-// number returns that of a name, by index, without the abi's bit.
-func (a *abi) number(name int) (nr uint32, ok bool) {
-	v := uint32(a.numbers[name])
-	switch {
-	case v == none:
-		return 0, false
-	case v >= 0xf000: // arm's private calls begin at 0xf0000
-		return 0xf0000 | v&0xfff, true
+// lookup returns the index of a name in the tables, -1 if it is in none. hint
+// is what it returned before: profiles list names by the alphabet.
+func lookup(name string, hint int) int {
+	if name == "sync_file_range2" {
+		// Where that is a call of its own we do not run.
+		name = "arm_sync_file_range"
 	}
-	return v, true
-}
-
-// lookup returns the index of a name in the tables, -1 if it is in none.
-func lookup(name string) int {
-	i := sort.Search(nNames, func(i int) bool { return nameAt(i) >= name })
-	if i < nNames && nameAt(i) == name {
-		return i
+	for i := hint + 1; i < min(hint+4, nNames); i++ {
+		if nameAt(i) == name {
+			return i
+		}
+	}
+	low, high := 0, nNames
+	for low < high {
+		mid := (low + high) / 2
+		switch c := strings.Compare(nameAt(mid), name); {
+		case c == 0:
+			return mid
+		case c < 0:
+			low = mid + 1
+		default:
+			high = mid
+		}
 	}
 	return -1
 }
@@ -66,74 +92,53 @@ func nameAt(i int) string {
 	return names[nameEnds[i-1]:nameEnds[i]]
 }
 
-// multiplexed tells which call of i386 also does what name does, and by what
-// first argument: linux/net.h, linux/ipc.h.
-func multiplexed(name string) (call string, which uint64) {
-	switch name {
-	case "socket":
-		return "socketcall", 1
-	case "bind":
-		return "socketcall", 2
-	case "connect":
-		return "socketcall", 3
-	case "listen":
-		return "socketcall", 4
-	case "accept":
-		return "socketcall", 5
-	case "getsockname":
-		return "socketcall", 6
-	case "getpeername":
-		return "socketcall", 7
-	case "socketpair":
-		return "socketcall", 8
-	case "send":
-		return "socketcall", 9
-	case "recv":
-		return "socketcall", 10
-	case "sendto":
-		return "socketcall", 11
-	case "recvfrom":
-		return "socketcall", 12
-	case "shutdown":
-		return "socketcall", 13
-	case "setsockopt":
-		return "socketcall", 14
-	case "getsockopt":
-		return "socketcall", 15
-	case "sendmsg":
-		return "socketcall", 16
-	case "recvmsg":
-		return "socketcall", 17
-	case "accept4":
-		return "socketcall", 18
-	case "recvmmsg":
-		return "socketcall", 19
-	case "sendmmsg":
-		return "socketcall", 20
-	case "semop":
-		return "ipc", 1
-	case "semget":
-		return "ipc", 2
-	case "semctl":
-		return "ipc", 3
-	case "semtimedop":
-		return "ipc", 4
-	case "msgsnd":
-		return "ipc", 11
-	case "msgrcv":
-		return "ipc", 12
-	case "msgget":
-		return "ipc", 13
-	case "msgctl":
-		return "ipc", 14
-	case "shmat":
-		return "ipc", 21
-	case "shmdt":
-		return "ipc", 22
-	case "shmget":
-		return "ipc", 23
-	case "shmctl":
-		return "ipc", 24
+// multiplexed are the calls that i386 also has by way of another, sorted by
+// name, and the first argument that selects them there (linux/net.h,
+// linux/ipc.h).
+var multiplexed = [...]struct {
+	name, by string
+	which    uint64
+}{
+	{"accept", "socketcall", 5},
+	{"accept4", "socketcall", 18},
+	{"bind", "socketcall", 2},
+	{"connect", "socketcall", 3},
+	{"getpeername", "socketcall", 7},
+	{"getsockname", "socketcall", 6},
+	{"getsockopt", "socketcall", 15},
+	{"listen", "socketcall", 4},
+	{"msgctl", "ipc", 14},
+	{"msgget", "ipc", 13},
+	{"msgrcv", "ipc", 12},
+	{"msgsnd", "ipc", 11},
+	{"recv", "socketcall", 10},
+	{"recvfrom", "socketcall", 12},
+	{"recvmmsg", "socketcall", 19},
+	{"recvmsg", "socketcall", 17},
+	{"semctl", "ipc", 3},
+	{"semget", "ipc", 2},
+	{"semop", "ipc", 1},
+	{"semtimedop", "ipc", 4},
+	{"send", "socketcall", 9},
+	{"sendmmsg", "socketcall", 20},
+	{"sendmsg", "socketcall", 16},
+	{"sendto", "socketcall", 11},
+	{"setsockopt", "socketcall", 14},
+	{"shmat", "ipc", 21},
+	{"shmctl", "ipc", 24},
+	{"shmdt", "ipc", 22},
+	{"shmget", "ipc", 23},
+	{"shutdown", "socketcall", 13},
+	{"socket", "socketcall", 1},
+	{"socketpair", "socketcall", 8},
+}
+
+// multiplex tells which call of i386 also does what name does, "" if none, and
+// by what first argument.
+func multiplex(name string) (by string, which uint64) {
+	i, ok := sort.Find(len(multiplexed), func(i int) int { return strings.Compare(name, multiplexed[i].name) })
+	if !ok {
+		return "", 0
 	}
-	return "", 0
+	return multiplexed[i].by, multiplexed[i].which
 }

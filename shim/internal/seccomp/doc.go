@@ -20,6 +20,8 @@
 //     (runc issue 2735).
 //   - 32-bit architectures, x32 too, have 32-bit arguments: what is above that
 //     in a value is dropped.
+//   - x32 calls by numbers that only x86_64 has are taken for those of x86_64
+//     (libseccomp: default action). The kernel has ENOSYS for them.
 //   - On i386 a rule for socket(2) and its like, or shmget(2) and its like, is
 //     also one for socketcall(2) or ipc(2). Their arguments are in memory and
 //     cannot be seen: a rule with args that allows is left out there (libseccomp
@@ -35,7 +37,10 @@
 // # How the filter looks
 //
 // It tells architectures apart, then searches for the number by halves in the
-// list of ranges that share an outcome. Not only the calls get fast by that:
-// on load the kernel runs the filter for each number to find those that it
-// always allows (Linux 5.11), so that depth is what loading costs.
+// list of ranges that share an outcome. What it costs is loading: the kernel
+// compiles every instruction, and it runs the filter for each number to find
+// those that are always allowed, which then never come to the filter (Linux
+// 5.11). So it is to be short first and shallow second: single numbers are
+// picked out rather than searched for, x32 shares what it has in common with
+// x86_64, and rules that differ in a value load the argument once.
 package seccomp

@@ -99,7 +99,7 @@ func (r *rig) serve() {
 	}
 	log := &logger{path: filepath.Join(r.dir, "log")}
 	s := &service{
-		namespace: "test", agent: a, log: log, cgroups: cgroupRoot(),
+		namespace: "test", agent: a, log: log, cgroups: cgroupRoot(), forgetAfter: 50 * time.Millisecond,
 		events:     newPublisher(r.events.path, "test", log),
 		containers: map[string]*container.Container{}, shutdown: func() {},
 	}

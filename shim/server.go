@@ -20,6 +20,8 @@ const (
 	// containerd that has just started it, or just deleted its last
 	// container, is back in milliseconds.
 	idleTimeout = 30 * time.Second
+	// forgetAfter: a restart of containerd takes less.
+	forgetAfter = time.Minute
 	// eventsTimeout is how long the end of a shim may wait for a containerd
 	// that takes no events.
 	eventsTimeout = 2 * time.Second
@@ -57,7 +59,7 @@ func Serve(l net.Listener, cfg Config) error {
 		events:     newPublisher(cfg.EventAddress, cfg.Namespace, log),
 		containers: map[string]*container.Container{},
 		shutdown:   end.begin,
-		cgroups:    cgroup.Root,
+		cgroups:    cgroup.Root, forgetAfter: forgetAfter,
 	}
 	// One that containerd has forgotten ends by itself.
 	s.idle = newIdle(idleTimeout, s.endIfEmpty)

@@ -3,10 +3,12 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/api/events"
 	task "github.com/containerd/containerd/api/runtime/task/v3"
@@ -37,6 +39,9 @@ type service struct {
 	idle      *idle
 	cgroups   string // where cgroup v2 is mounted
 	shutdown  func() // ends the shim with its next reply
+	// forgetAfter is how often to look whether containerd still knows of a
+	// container that has ended.
+	forgetAfter time.Duration
 
 	// mu guards what follows. A nil container is one that is being created.
 	mu         sync.Mutex
@@ -190,6 +195,27 @@ func (s *service) exited(id string, p *container.Process) {
 	s.events.send("/tasks/exit", &events.TaskExit{
 		ContainerID: id, ID: name, Pid: uint32(p.Pid()), ExitStatus: status, ExitedAt: timestamppb.New(at),
 	})
+	if p.ExecID() == "" {
+		time.AfterFunc(s.forgetAfter, func() { s.forgotten(id) })
+	}
+}
+
+// forgotten deletes a container that has ended and that containerd knows
+// nothing of any more: it has removed the bundle. As long as that is there,
+// containerd may come back and ask how the container ended.
+func (s *service) forgotten(id string) {
+	c, err := s.container(id)
+	if err != nil {
+		return
+	}
+	if _, err := os.Stat(c.Bundle()); !errors.Is(err, os.ErrNotExist) {
+		time.AfterFunc(s.forgetAfter, func() { s.forgotten(id) })
+		return
+	}
+	if err := c.Delete(); err != nil {
+		s.log.warn("delete a forgotten container", "id", id, "error", err)
+	}
+	s.forget(id)
 }
 
 // Start lets a container run, or makes an exec.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	taskv2 "github.com/containerd/containerd/api/runtime/task/v2"
 	task "github.com/containerd/containerd/api/runtime/task/v3"
@@ -283,6 +284,29 @@ func TestPidsSubtree(t *testing.T) {
 		t.Errorf("%v %v", pids, err)
 	}
 	r.remove("x")
+	r.assertClean()
+}
+
+// TestForgotten: a container that ended is kept as long as its bundle is, and
+// then goes by itself.
+func TestForgotten(t *testing.T) {
+	r := newRig(t)
+	r.run("x", "true")
+	r.wait("x")
+	time.Sleep(200 * time.Millisecond)
+	r.state("x", "", tasktypes.Status_STOPPED)
+	r.must(os.RemoveAll(filepath.Join(r.dir, "bundle-x")))
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		_, err := r.client.State(t.Context(), &task.StateRequest{ID: "x"})
+		if status.Code(err) == codes.NotFound {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("still there")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	r.assertClean()
 }
 

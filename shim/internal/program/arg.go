@@ -8,10 +8,11 @@ import (
 type argKind uint8
 
 const (
-	argInt  argKind = iota // Value
-	argSlot                // the content of Slot
-	argAddr                // the address of Slot
-	argData                // the address of a copy of Data
+	argInt  argKind = iota // value
+	argSlot                // the content of slot
+	argAddr                // the address of slot
+	argData                // the address of a copy of data
+	argStr                 // the address of strs[0], NUL-terminated
 	argPtrs                // the address of a NULL-terminated array of strings
 	argVec                 // the address of an array of 64-bit words, each an Arg
 )
@@ -46,7 +47,7 @@ func Addr(s Slot) Arg { return Arg{kind: argAddr, slot: s, text: "&" + slotName(
 
 // Str is the address of a NUL-terminated string.
 func Str(s string) Arg {
-	return Arg{kind: argData, data: append([]byte(s), 0), text: quote(s)}
+	return Arg{kind: argStr, strs: []string{s}, text: quote(s)}
 }
 
 // Bytes is the address of data, which text stands for in print. The kernel may
@@ -71,6 +72,17 @@ func Vec(text string, words ...Arg) Arg {
 }
 
 func (a Arg) String() string { return a.text }
+
+// hasNUL tells whether a string of a ends before its end: the kernel would see
+// another one than the spec has.
+func (a Arg) hasNUL() bool {
+	for _, s := range a.strs {
+		if strings.IndexByte(s, 0) >= 0 {
+			return true
+		}
+	}
+	return false
+}
 
 func slotName(s Slot) string { return "$" + strconv.Itoa(int(s)) }
 

@@ -20,10 +20,18 @@ const (
 
 // Encode lays the Program out for the agent: a header with the slots, the ops,
 // then the memory that their pointers point to. It fails on a Program that is
-// not valid, and on one whose strings and filters exceed MaxImage.
+// not valid, on a string with a NUL in it, and if strings and filters exceed
+// MaxImage.
 func (p *Program) Encode() ([]byte, error) {
 	if err := p.Validate(); err != nil {
 		return nil, fmt.Errorf("bug: %w", err)
+	}
+	for _, op := range p.Ops {
+		for _, a := range op.Args {
+			if a.hasNUL() {
+				return nil, fmt.Errorf("%s: %s contains NUL", op.Step, a)
+			}
+		}
 	}
 	e := encoder{buf: make([]byte, opsAt+opSize*len(p.Ops), opsAt+opSize*len(p.Ops)+8192)}
 	for s, v := range p.Preset {
@@ -75,6 +83,8 @@ func (e *encoder) arg(a Arg) uint64 {
 		return Base + uint64(slotOffset(a.slot))
 	case argData:
 		return e.data(a.data)
+	case argStr:
+		return e.data(append([]byte(a.strs[0]), 0))
 	case argPtrs:
 		words := make([]uint64, len(a.strs)+1)
 		for i, s := range a.strs {

@@ -76,7 +76,7 @@ func condition(name string) (bool, error) {
 	case found:
 		return hasController(controller), nil
 	case name == "mini":
-		return strings.HasPrefix(daemon.Runtime(), "io.containerd.mini."), nil
+		return mini(), nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
 }
@@ -103,8 +103,8 @@ func writePrograms(bin string, d *daemon.Daemon) error {
 	}
 	ctr := strings.Join(d.CtrCommand().Args, " ")
 	run := ctr + " run --runtime " + daemon.Runtime()
-	if !hasController("cpu") {
-		run += " --cpu-shares 0" // ctr asks for 1024 when nothing is said
+	if !mini() && !hasController("cpu") {
+		run += " --cpu-shares 0" // ctr asks for 1024, the default, when nothing is said; runc writes that, too
 	}
 	for name, text := range map[string]string{
 		"ctr": `exec ` + ctr + ` "$@"`,

@@ -18,7 +18,7 @@
 // the receiving pipe and later data is not merged into it (fs/splice.c, splice_pipe_to_pipe clears
 // PIPE_BUF_FLAG_CAN_MERGE), so a FIFO fed line by line by splice would be full after 16 lines and
 // not after 64 KiB. Therefore a pump reads and writes; when a read fills its buffer it goes over
-// to splice, and back when a splice moves less than a page. The buffer is taken from a pool when
+// to splice, and back when a splice moves less than 16 KiB. The buffer is taken from a pool when
 // there is something to read and goes back before the pump waits for more.
 //
 // Where stdout and stderr name the same FIFO or file, the process gets one pipe for both: what it
@@ -81,10 +81,12 @@
 // before the exit is told, and without a Close, because containerd's client waits for the end of
 // file before it calls Delete (client/task.go).
 //
-// What the reader has not read by then must outlive a reader that dies now: the last words of a
-// container that ends while containerd restarts. So a read end is kept, which keeps the data
-// without keeping the end of file back, until the FIFO is empty or Close. A new reader would wait
-// in open(2) for a writer; now and then the shim is one for a moment.
+// What the reader has not read by then needs care twice. The same client stops reading when it is
+// told of the exit (cio.Cancel), so Drain waits, no longer than 200 ms, until the reader has read
+// the FIFO empty. And a reader may die just now: the last words of a container that ends while
+// containerd restarts must outlive it. So a read end is kept, which keeps the data without keeping
+// back the end of file, until the FIFO is empty or Close. A new reader would wait in open(2) for a
+// writer; now and then the shim is one for a moment.
 //
 // A grandchild may go on writing into the pipe, which nobody reads any more, until Close: then it
 // gets SIGPIPE, as with containerd-shim-runc-v2. Drain at the exit, Close at the delete.

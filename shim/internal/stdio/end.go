@@ -45,18 +45,22 @@ func newEnd(fd int, name string) (*end, error) {
 	case st.Mode&unix.S_IFMT == unix.S_IFCHR && isMaster(fd):
 		e.kind = ttyEnd
 	}
-	if err := e.register(name, e.kind != fileEnd); err != nil {
+	status := unix.O_NONBLOCK
+	if e.kind == fileEnd {
+		status = unix.O_APPEND
+	}
+	if err := e.register(name, status); err != nil {
 		return nil, err
 	}
 	return e, nil
 }
 
-// register makes e's file. NewFile registers with the netpoller what is non-blocking. It closes fd
-// when it fails.
-func (e *end) register(name string, poll bool) error {
-	if err := unix.SetNonblock(e.fd, poll); err != nil {
+// register sets the status flags (F_SETFL of fcntl(2)) and makes e's file. NewFile registers with
+// the netpoller what is non-blocking. It closes fd when it fails.
+func (e *end) register(name string, status int) error {
+	if _, err := unix.FcntlInt(uintptr(e.fd), unix.F_SETFL, status); err != nil {
 		_ = unix.Close(e.fd)
-		return fmt.Errorf("%s: set nonblocking: %w", name, err)
+		return fmt.Errorf("%s: set flags: %w", name, err)
 	}
 	e.refs.Store(1)
 	e.file = os.NewFile(uintptr(e.fd), name)

@@ -128,7 +128,7 @@ func (l *logger) spawn(cfg Config, u *url.URL, wait int) (*end, error) {
 		return nil, err
 	}
 	e := &end{fd: pidfd}
-	if err := e.register("pidfd", true); err != nil {
+	if err := e.register("pidfd", unix.O_NONBLOCK); err != nil {
 		_ = unix.Kill(l.pid, unix.SIGKILL)
 		_, _ = unix.Wait4(l.pid, nil, 0, nil)
 		return nil, err

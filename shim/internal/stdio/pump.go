@@ -13,8 +13,9 @@ const (
 	bufSize = 32 << 10
 	// spliceMax is more than a pipe holds unless somebody enlarged it.
 	spliceMax = 1 << 20
-	// spliceMin: a splice that moves less wastes pipe slots, see doc.go.
-	spliceMin = 4 << 10
+	// spliceMin: a splice that moves less wastes pipe slots, see doc.go, and copying, being slower,
+	// finds more at a time: with 4 KiB writes 20% less CPU than splicing page by page.
+	spliceMin = 16 << 10
 	// ttyLeft bounds what is read from a terminal whose process has ended. A tty buffers 64 KiB
 	// (drivers/tty/tty_buffer.c, TTYB_DEFAULT_MEM_LIMIT) and FIONREAD sees a line's worth of it.
 	ttyLeft = 128 << 10
@@ -91,9 +92,15 @@ func newPump(name string, grace time.Duration) *pump {
 func (p *pump) run() {
 	defer close(p.done)
 	p.copy()
-	words := p.finish()
+	words, watched := p.finish()
+	if watched {
+		p.awaitReader(words)
+	}
 	close(p.copied)
-	p.keep(words)
+	if words != nil {
+		p.keep(words)
+		_ = unix.Close(words.fd)
+	}
 }
 
 func (p *pump) copy() {
@@ -235,13 +242,15 @@ func (p *pump) flush() state {
 	if p.dst == nil || p.deaf {
 		return p.dropPending()
 	}
-	if !p.lost.IsZero() && !p.dst.hasReader() {
-		return p.unread() // without the SIGPIPE of trying
+	if !p.lost.IsZero() {
+		if !p.dst.hasReader() {
+			return p.unread() // without the SIGPIPE of trying
+		}
+		p.lost = time.Time{}
 	}
 	n, err := p.dst.write(p.pending)
 	switch {
 	case n > 0:
-		p.lost = time.Time{}
 		p.last = p.pending[n-1]
 		p.pending = p.pending[n:]
 		return moved
@@ -302,16 +311,19 @@ func (p *pump) dropPending() state {
 }
 
 // finish closes what the pump has, but for a source that a grandchild may still write to, which is
-// for free. If the reader of a FIFO has not read all yet, the result is a read end of our own, else
-// -1: the reader has its end of file in any case, and if it dies now the data does not die with it.
-func (p *pump) finish() (words int) {
+// for free. If the reader of a FIFO has not read all yet, the result is a read end of our own: the
+// reader has its end of file in any case, and if it dies now the data does not die with it.
+// watched says that there is a reader.
+func (p *pump) finish() (words *end, watched bool) {
 	p.pending = nil
 	p.freeBuffer()
 	now := p.stop.Load() == stopNow
-	words = -1
 	if p.dst != nil {
-		if !now && p.dst.named && p.dst.queued() > 0 && !p.dst.unlinked() {
-			words, _ = p.dst.reopen(unix.O_RDONLY)
+		if !now && p.dst.named && p.dst.queued() > 0 {
+			watched = p.dst.hasReader()
+			if fd, err := p.dst.reopen(unix.O_RDONLY); err == nil {
+				words = &end{fd: fd}
+			}
 		}
 		p.dst.release()
 	}
@@ -321,7 +333,7 @@ func (p *pump) finish() (words int) {
 			p.src.release()
 		}
 	}
-	return words
+	return words, watched && words != nil
 }
 
 // free closes what finish left. Precondition: the pump is done.

@@ -16,6 +16,9 @@ const (
 	// readerPoll is how often such a FIFO is looked at; the kernel has no event for the writer
 	// when a reader opens.
 	readerPoll = 50 * time.Millisecond
+	// readWait bounds how long the exit of a process is held back for a reader to read its last
+	// words.
+	readWait = 200 * time.Millisecond
 )
 
 // unread deals with a piece for a FIFO that nobody reads: into the FIFO while it takes it, then
@@ -47,23 +50,37 @@ func (p *pump) waitReader() state {
 	return moved
 }
 
+// awaitReader waits until the reader has read the FIFO empty, so that Drain returns after that:
+// containerd's client cancels its reading when it hears of the exit (task.Delete, cio.Cancel), and
+// what it has not read then is lost to it. Most of the time this is some 10 us: too short for a
+// timer of Go's, which epoll_wait(2) rounds up to a millisecond.
+func (p *pump) awaitReader(words *end) {
+	deadline := time.Now().Add(readWait)
+	for wait := 20 * time.Microsecond; words.queued() > 0; wait = min(2*wait, 20*time.Millisecond) {
+		if wait < time.Millisecond {
+			ts := unix.NsecToTimespec(int64(wait))
+			_ = unix.Nanosleep(&ts, nil)
+		} else if !p.pause(wait) || time.Now().After(deadline) {
+			return
+		}
+	}
+}
+
 // keep holds a process's last words until somebody has read them, or Close. A reader that comes
 // now finds no writer and waits in open(2) (fifo(7)); to be a writer for a moment lets it in, to
 // the data and then the end of file.
-func (p *pump) keep(words int) {
-	if words < 0 {
-		return
-	}
-	e := &end{fd: words}
-	for wait := readerPoll; e.queued() > 0 && p.pause(wait); wait = min(2*wait, time.Second) {
-		if w, err := e.reopen(unix.O_WRONLY); err == nil {
+func (p *pump) keep(words *end) {
+	for wait := readerPoll; words.queued() > 0 && !words.unlinked(); wait = min(2*wait, time.Second) {
+		if !p.pause(wait) {
+			return
+		}
+		if w, err := words.reopen(unix.O_WRONLY); err == nil {
 			_ = unix.Close(w)
 		}
 	}
-	_ = unix.Close(words)
 }
 
-// hasReader is for the only write end of a pipe: POLLERR says that no read end is open (poll(2)).
+// hasReader is for the write end of a pipe: POLLERR says that no read end is open (poll(2)).
 func (e *end) hasReader() bool {
 	fds := []unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLOUT}}
 	for {

@@ -277,3 +277,54 @@ func TestNoSignals(t *testing.T) {
 	t.Logf("dropping 50 MB: %v of CPU", cpu)
 	mustDrain(t, s)
 }
+
+// containerd's client stops reading when it hears of the exit, which is told after Drain: by then
+// it must have read all.
+func TestReaderCancelled(t *testing.T) {
+	for i := range 50 {
+		s, _, f := outOnly(t, 0)
+		size := make(chan int64, 1)
+		go func() {
+			n, _ := io.Copy(io.Discard, f)
+			size <- n
+		}()
+		cmd := sh(t, s, `head -c 120000 /dev/zero`)
+		waitExit(t, cmd, 5*time.Second)
+		mustDrain(t, s)
+		_ = f.Close()
+		if n := <-size; n != 120000 {
+			t.Fatalf("%d: %d bytes", i, n)
+		}
+		mustClose(t, s)
+	}
+}
+
+// A reader that stands still at the exit holds it up for a moment only, and has its end of file
+// when it goes on.
+func TestReaderStopsAtExit(t *testing.T) {
+	s, _, f := outOnly(t, 0)
+	waitExit(t, sh(t, s, `echo last words`), 5*time.Second)
+	begin := time.Now()
+	mustDrain(t, s)
+	if d := time.Since(begin); d < readWait || d > readWait+200*time.Millisecond {
+		t.Errorf("drain took %v", d)
+	}
+	mustClose(t, s)
+	b, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, "stdout", string(b), "last words\n")
+	_ = f.Close()
+}
+
+// A reader that dies with the process leaves the last words to the next one.
+func TestReaderDiesAtExit(t *testing.T) {
+	s, path, f := outOnly(t, 0)
+	waitExit(t, sh(t, s, `echo last words`), 5*time.Second)
+	mustDrain(t, s)
+	_ = f.Close()
+	time.Sleep(100 * time.Millisecond)
+	want(t, "stdout", receive(t, collect(openAsync(path, os.O_RDONLY))), "last words\n")
+	mustClose(t, s)
+}

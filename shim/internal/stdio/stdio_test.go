@@ -66,69 +66,6 @@ func TestEcho(t *testing.T) {
 	}
 }
 
-// A client that goes away does not end the input, nor does CloseStdin before the client's close.
-func TestStdinEnd(t *testing.T) {
-	c := newClient(t)
-	s := mustOpen(t, c.cfg)
-	cmd := sh(t, s, `cat`)
-	out := collect(c.out)
-	_ = collect(c.err)
-	in := <-c.in
-	_, _ = io.WriteString(in, "one ")
-	_ = in.Close()
-	time.Sleep(50 * time.Millisecond)
-	in, err := os.OpenFile(c.cfg.Stdin, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _ = io.WriteString(in, "two ")
-	if err := s.CloseStdin(); err != nil {
-		t.Fatal(err)
-	}
-	_, _ = io.WriteString(in, "three")
-	_ = in.Close()
-	waitExit(t, cmd, 5*time.Second)
-	mustDrain(t, s)
-	want(t, "stdout", receive(t, out), "one two three")
-}
-
-// What was written before CloseStdin arrives, however slow the process is.
-func TestStdinMuch(t *testing.T) {
-	c := newClient(t)
-	s := mustOpen(t, c.cfg)
-	cmd := sh(t, s, `sleep 0.2; sha256sum`)
-	out := collect(c.out)
-	_ = collect(c.err)
-	data := randomBytes(3<<20 + 77)
-	in := <-c.in
-	go func() {
-		_, _ = in.Write(data)
-		_ = in.Close()
-	}()
-	if err := s.CloseStdin(); err != nil {
-		t.Fatal(err)
-	}
-	waitExit(t, cmd, 10*time.Second)
-	mustDrain(t, s)
-	want(t, "sum", receive(t, out), sum(data)+"  -\n")
-}
-
-// A process that closes its input ends the copying; the client gets EPIPE.
-func TestStdinClosedByProcess(t *testing.T) {
-	c := newClient(t)
-	s := mustOpen(t, c.cfg)
-	cmd := sh(t, s, `exec <&-; sleep 0.5`)
-	_, _ = collect(c.out), collect(c.err)
-	in := <-c.in
-	eventually(t, "EPIPE", func() bool {
-		_, err := in.Write(make([]byte, 100))
-		return errors.Is(err, unix.EPIPE)
-	})
-	_ = in.Close()
-	waitExit(t, cmd, 5*time.Second)
-	mustDrain(t, s)
-}
-
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
 	r := rand.NewChaCha8([32]byte{1})
@@ -322,55 +259,6 @@ func TestOpenErrors(t *testing.T) {
 			t.Errorf("%+v:\n got  %v\n want %s", c.cfg, err, c.want)
 		}
 	}
-}
-
-func TestFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a", "b", "log")
-	for range 2 {
-		s := mustOpen(t, Config{Stdout: "file://" + path, Stderr: "file://" + path})
-		waitExit(t, sh(t, s, `echo o; echo e >&2`), 5*time.Second)
-		mustDrain(t, s)
-		mustClose(t, s)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want(t, "file", string(b), "o\ne\no\ne\n")
-	if st, _ := os.Stat(path); st.Mode() != 0o644 {
-		t.Errorf("mode %v", st.Mode())
-	}
-}
-
-// A full disk blocks nobody, is remembered, and is over when there is room again: containerd#12462.
-func TestFileFull(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
-	gap := filepath.Join(dir, "ballast")
-	if err := os.WriteFile(gap, make([]byte, 900<<10), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := mustOpen(t, Config{Stdout: "file://" + dir + "/log"})
-	marker := filepath.Join(t.TempDir(), "go")
-	cmd := sh(t, s, `dd if=/dev/zero bs=64k count=160 2>/dev/null; touch `+marker+`1; until test -e `+marker+`; do sleep 0.02; done; echo again`)
-	eventually(t, "an error", func() bool { return errors.Is(s.Err(), unix.ENOSPC) })
-	eventually(t, "the end of dd", func() bool { _, err := os.Stat(marker + "1"); return err == nil })
-	time.Sleep(100 * time.Millisecond)
-	_ = os.Remove(gap)
-	_ = os.WriteFile(marker, nil, 0o600)
-	waitExit(t, cmd, 5*time.Second)
-	mustDrain(t, s)
-	b, _ := os.ReadFile(dir + "/log")
-	if !bytes.HasSuffix(b, []byte("again\n")) {
-		t.Errorf("log of %d bytes does not go on", len(b))
-	}
-	if err := s.Err(); !strings.HasPrefix(err.Error(), "stdout: write: no space left on device, ") {
-		t.Error(err)
-	}
-	mustClose(t, s)
 }
 
 // An idle IO costs no thread.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"net"
 	"os"
+	"os/signal"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -66,10 +68,21 @@ func Serve(l net.Listener, cfg Config) error {
 	register(srv, s)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(context.Background(), end) }()
-	select {
-	case err = <-served:
-	case <-end.over:
-		err = nil
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	for over := false; !over; {
+		select {
+		case err = <-served:
+			over = true
+		case <-end.over:
+			over = true
+		case <-signals:
+			// A stop of containerd's service is no reason to lose
+			// containers. Ignored signals would be inherited by
+			// them; caught ones are not: execve(2).
+			s.endIfEmpty()
+		}
 	}
 	s.events.close(eventsTimeout)
 	_ = os.Remove(cfg.Socket)

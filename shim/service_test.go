@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -282,6 +283,28 @@ func TestPidsSubtree(t *testing.T) {
 	pids, err := r.client.Pids(t.Context(), &task.PidsRequest{ID: "x"})
 	if err != nil || len(pids.Processes) != 2 {
 		t.Errorf("%v %v", pids, err)
+	}
+	r.remove("x")
+	r.assertClean()
+}
+
+// TestWaitForUnstarted: who waits for an exec that is deleted before it was
+// started is answered.
+func TestWaitForUnstarted(t *testing.T) {
+	r := newRig(t)
+	r.run("x", "sleep", "100")
+	_, err := r.client.Exec(t.Context(), &task.ExecProcessRequest{ID: "x", ExecID: "e", Spec: execSpec(t, "true")})
+	r.must(err)
+	waited := make(chan error)
+	go func() {
+		_, err := r.client.Wait(context.Background(), &task.WaitRequest{ID: "x", ExecID: "e"})
+		waited <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	_, err = r.client.Delete(t.Context(), &task.DeleteRequest{ID: "x", ExecID: "e"})
+	r.must(err)
+	if err := <-waited; err != nil && status.Code(err) != codes.NotFound {
+		t.Error(err)
 	}
 	r.remove("x")
 	r.assertClean()

@@ -376,7 +376,7 @@ func (c *Container) Delete() error {
 
 // DeleteExec forgets an exec that has ended, or was never started.
 func (c *Container) DeleteExec(p *Process) error {
-	if err := allow(verbDelete, p.State(), p.execID); err != nil {
+	if err := p.neverStart(); err != nil {
 		return err
 	}
 	p.release()

@@ -236,6 +236,22 @@ func (p *Process) end(status uint32, at time.Time) {
 	p.state, p.status, p.exited = Stopped, status, at
 }
 
+// neverStart prepares a process for its deletion: if it was not started it has
+// ended now, for those who wait for it.
+func (p *Process) neverStart() error {
+	p.start.Lock()
+	defer p.start.Unlock()
+	state := p.State()
+	if err := allow(verbDelete, state, p.name()); err != nil {
+		return err
+	}
+	if state == Created {
+		p.end(255, time.Now())
+		close(p.done)
+	}
+	return nil
+}
+
 // release frees what is left of a process that has ended or never began.
 func (p *Process) release() {
 	p.mu.Lock()

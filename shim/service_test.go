@@ -280,9 +280,17 @@ func TestPidsSubtree(t *testing.T) {
 	if _, err := out.Read(line); err != nil || string(line) != "ready\n" {
 		t.Fatalf("%q %v", line, err)
 	}
-	pids, err := r.client.Pids(t.Context(), &task.PidsRequest{ID: "x"})
-	if err != nil || len(pids.Processes) != 2 {
-		t.Errorf("%v %v", pids, err)
+	// The shell, and soon its child.
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		pids, err := r.client.Pids(t.Context(), &task.PidsRequest{ID: "x"})
+		r.must(err)
+		if len(pids.Processes) == 2 {
+			break
+		}
+		if len(pids.Processes) == 0 || time.Now().After(deadline) {
+			t.Fatalf("pids %v", pids)
+		}
 	}
 	r.remove("x")
 	r.assertClean()

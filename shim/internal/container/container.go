@@ -25,11 +25,11 @@ import (
 // Bounds of what may wait for a process or for somebody outside.
 const (
 	freezeTimeout = 10 * time.Second
-	drainTimeout  = 10 * time.Second
-	// releaseTimeout is how long a delete waits for output that nobody
-	// reads; containerd's runtime waits as long.
+	deleteTimeout = 10 * time.Second
+	// drainTimeout is how long an exit may wait for output to be read,
+	// releaseTimeout how long a delete may, as in containerd's own runtime.
+	drainTimeout   = 500 * time.Millisecond
 	releaseTimeout = 2 * time.Second
-	deleteTimeout  = 10 * time.Second
 )
 
 // Config is what it takes to create a container.

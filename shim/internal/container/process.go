@@ -31,9 +31,6 @@ type Process struct {
 	// done is closed when the process has ended and that has been
 	// reported.
 	done chan struct{}
-	// drained is closed when its streams have been.
-	drained chan struct{}
-
 	// mu guards what follows.
 	mu     sync.Mutex
 	state  State
@@ -52,7 +49,7 @@ func newProcess(c *Container, execID string, spec *specs.Process, cfg stdio.Conf
 	}
 	return &Process{
 		container: c, execID: execID, spec: spec, stdioCfg: cfg,
-		done: make(chan struct{}), drained: make(chan struct{}),
+		done: make(chan struct{}),
 	}
 }
 
@@ -143,7 +140,6 @@ func (p *Process) tryStart(ctx context.Context) (made bool, err error) {
 			// It never ran: containerd deletes it, and asks how it
 			// ended.
 			p.end(255, time.Now())
-			close(p.drained)
 			close(p.done)
 			return false, err
 		}
@@ -218,6 +214,9 @@ func (p *Process) wait() {
 		p.container.killRest()
 	}
 	p.container.checkOOM()
+	// First its last words: containerd's clients close their ends when they
+	// hear of the exit. A reader that does not read delays it, and no more.
+	_ = p.io.Drain(drainTimeout)
 	// An end is never reported before its start.
 	p.start.Lock()
 	p.proc.Close()
@@ -225,9 +224,6 @@ func (p *Process) wait() {
 	p.container.cfg.Exited(p)
 	p.start.Unlock()
 	close(p.done)
-	// A reader that does not read keeps no exec from ending.
-	_ = p.io.Drain(drainTimeout)
-	close(p.drained)
 }
 
 func (p *Process) end(status uint32, at time.Time) {
@@ -255,17 +251,12 @@ func (p *Process) neverStart() error {
 // release frees what is left of a process that has ended or never began.
 func (p *Process) release() {
 	p.mu.Lock()
-	io, begun := p.io, p.proc != nil
+	io := p.io
 	p.mu.Unlock()
-	if begun {
-		select {
-		case <-p.drained:
-		case <-time.After(releaseTimeout):
-		}
-	}
 	if io != nil {
-		// The process is gone; a log binary that has to be killed is no
-		// reason to keep the container.
+		// The process is gone: neither a reader that does not read nor
+		// a log binary that has to be killed is a reason to keep it.
+		_ = io.Drain(releaseTimeout)
 		_ = io.Close()
 	}
 }

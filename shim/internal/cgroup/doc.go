@@ -6,9 +6,8 @@
 //
 // A [Group] holds one descriptor, that of its directory, and reaches every
 // file through it. A cgroup that has been removed and made anew under the same
-// name is therefore never mistaken for ours: its files answer ENOENT or
-// ENODEV, which all methods report as fs.ErrNotExist or, where the cgroup was
-// to go anyway, take for success.
+// name is therefore never mistaken for ours: reading the old one is
+// fs.ErrNotExist, and where the cgroup was to go anyway, success.
 //
 // Nothing sleeps or polls by time. The kernel wakes a poll(2) for POLLPRI when
 // cgroup.events or memory.events change (Documentation/admin-guide/cgroup-v2.rst,

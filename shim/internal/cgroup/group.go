@@ -193,6 +193,11 @@ func readAll(fd int, buf []byte) ([]byte, error) {
 		n, err := again(func() (int, error) {
 			return unix.Pread(fd, buf[len(buf):cap(buf)], int64(len(buf)))
 		})
+		if err == unix.ENODEV {
+			// kernfs: the cgroup went after we opened the file. Of a
+			// write it may mean a device (io.max), so only here.
+			err = unix.ENOENT
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -112,7 +112,9 @@ func (s *summary) finish(t *test, e *event) {
 	switch {
 	case e.Action == "fail":
 		s.fail(t)
-		// A failed parent says nothing new when a subtest of it has failed.
+		if t.failed && len(t.output) <= 2 {
+			return // a parent says nothing new when a subtest of it has failed
+		}
 		if !t.failed {
 			s.failed = append(s.failed, name)
 		}
@@ -172,6 +174,9 @@ func reason(output []string) string {
 		line := strings.TrimSpace(output[i])
 		if line == "" || strings.HasPrefix(line, "---") || strings.HasPrefix(line, "===") {
 			continue
+		}
+		if _, after, found := strings.Cut(line, "] skip "); found { // a script: > [condition] skip 'reason'
+			return strings.Trim(after, "'")
 		}
 		if _, after, found := strings.Cut(line, ".go:"); found { // file.go:12: reason
 			if _, after, found = strings.Cut(after, ": "); found {

@@ -21,7 +21,7 @@ import (
 // Options say what containerd to start.
 type Options struct {
 	Version string // "2.4", the default, "2.2" or "1.7"
-	CRI     bool   // with the CRI plugin
+	CRI     bool   // with the CRI plugin, in a network namespace of its own
 	Config  string // more of config.toml, after what daemon writes
 }
 
@@ -115,7 +115,7 @@ func open(o Options) (*server, error) {
 	if o.Version == "" {
 		o.Version = "2.4"
 	}
-	bin, err := tools("containerd-" + o.Version)
+	bin, err := Tools("containerd-" + o.Version)
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +164,10 @@ func (s *server) start() error {
 	cmd := exec.Command(s.bin+"/containerd", "--config", s.Dir+"/config.toml")
 	cmd.Env = append(os.Environ(), "PATH="+path)
 	cmd.Stdout, cmd.Stderr = log, log
+	if s.CRI {
+		// CNI plugins forward packets and add addresses where containerd is: not on the machine.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -277,16 +281,20 @@ func (d *Daemon) Ctr(args ...string) string {
 	return stdout.String()
 }
 
-// Import unpacks images into the namespace of the test.
-func (d *Daemon) Import(images ...string) {
+// Import unpacks an image into the namespace of the test.
+func (d *Daemon) Import(image string) {
 	d.t.Helper()
-	for _, image := range images {
-		archive, err := Archive(image)
-		if err != nil {
-			d.t.Fatal(err)
-		}
-		d.Ctr("images", "import", archive)
+	d.ImportInto(d.Namespace, image)
+}
+
+// ImportInto unpacks an image into another namespace, that of the CRI plugin.
+func (d *Daemon) ImportInto(namespace, image string) {
+	d.t.Helper()
+	archive, err := Archive(image)
+	if err != nil {
+		d.t.Fatal(err)
 	}
+	d.Ctr("-n", namespace, "images", "import", archive)
 }
 
 // logTail is the end of what containerd and its shims said.

@@ -85,6 +85,17 @@ func (d *Daemon) ShimPid(id string) int {
 	return 0
 }
 
+// Shims counts the shims that run, of all namespaces.
+func (d *Daemon) Shims() int {
+	n := 0
+	for _, p := range descendants(os.Getppid()) {
+		if !p.zombie && strings.HasPrefix(filepath.Base(strings.Fields(p.command + " ")[0]), "containerd-shim-") {
+			n++
+		}
+	}
+	return n
+}
+
 // follows tells whether flag and value stand side by side in words.
 func follows(words []string, flag, value string) bool {
 	i := slices.Index(words, flag)

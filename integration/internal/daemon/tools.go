@@ -25,8 +25,8 @@ func Archive(image string) (string, error) {
 	return filepath.Join(dir, name+".tar"), nil
 }
 
-// tools is the directory of what hack/tools/name pins.
-func tools(name string) (string, error) { return build("build-tool", name) }
+// Tools is the directory of what hack/tools/name pins.
+func Tools(name string) (string, error) { return build("build-tool", name) }
 
 // build runs a script of hack that makes something when it is not there yet, and says where it is.
 func build(script string, args ...string) (string, error) {
@@ -44,7 +44,7 @@ func build(script string, args ...string) (string, error) {
 func searchPath(base, toolDir string) (string, error) {
 	path := filepath.Join(base, "bin")
 	if Runtime() == "io.containerd.runc.v2" {
-		runc, err := tools("runc")
+		runc, err := Tools("runc")
 		if err != nil {
 			return "", err
 		}

@@ -45,7 +45,7 @@ func cgroupRoot() string {
 // rig is a service as a shim serves it, a client of it, and the containerd that
 // takes its events.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	client task.TTRPCTaskService
 	conn   *ttrpc.Client
 	dir    string
@@ -53,7 +53,7 @@ type rig struct {
 	events *eventSink
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: namespaces and cgroups")
@@ -219,7 +219,7 @@ func (r *rig) assertClean() {
 	}
 }
 
-func countFds(t *testing.T) int {
+func countFds(t testing.TB) int {
 	t.Helper()
 	list, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -238,7 +238,7 @@ func listFds() string {
 	return b.String()
 }
 
-func childPids(t *testing.T) []string {
+func childPids(t testing.TB) []string {
 	t.Helper()
 	var all []string
 	tasks, err := filepath.Glob("/proc/self/task/*/children")
@@ -261,14 +261,14 @@ type eventSink struct {
 	got  []*types.Envelope
 }
 
-func newEventSink(t *testing.T, path string) *eventSink {
+func newEventSink(t testing.TB, path string) *eventSink {
 	s := &eventSink{path: path}
 	s.listen(t)
 	return s
 }
 
 // listen serves until the test is over, or stop is called.
-func (s *eventSink) listen(t *testing.T) (stop func()) {
+func (s *eventSink) listen(t testing.TB) (stop func()) {
 	t.Helper()
 	srv, err := ttrpc.NewServer()
 	if err != nil {
@@ -302,7 +302,7 @@ func (s *eventSink) topics() []string {
 }
 
 // await waits until the topics are these.
-func (s *eventSink) await(t *testing.T, want ...string) {
+func (s *eventSink) await(t testing.TB, want ...string) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for !slices.Equal(s.topics(), want) {

@@ -160,11 +160,13 @@ func (c *Command) inPIDNamespace(clone func() error) error {
 		return fmt.Errorf("own pid namespace: %w", err)
 	}
 	defer unix.Close(own)
+	//nolint:forbidigo // the thread is locked, and set back below
 	if err := unix.Setns(c.PIDNamespace, unix.CLONE_NEWPID); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("join pid namespace: %w", err)
 	}
 	err = clone()
+	//nolint:forbidigo // sets the locked thread back
 	if back := unix.Setns(own, unix.CLONE_NEWPID); back != nil {
 		// The thread stays locked, and dies with its goroutine: no
 		// other may run on it.
@@ -282,7 +284,7 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 	var werr error
 	err = rc.Read(func(fd uintptr) bool {
 		ws, werr = waitid(int(fd))
-		return werr != unix.EAGAIN && werr != unix.EINTR
+		return !errors.Is(werr, unix.EAGAIN) && !errors.Is(werr, unix.EINTR)
 	})
 	if err = errors.Join(err, werr); err != nil {
 		return 0, fmt.Errorf("waitid: %w", err)

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 
@@ -11,7 +12,7 @@ import (
 
 // agent is machine code to be copied, in agent_GOARCH.s. It is not a Go
 // function and is never called.
-func agent()
+func agent() //nolint:unused // text, in assembly, takes its address
 
 // text is the address of agent.
 func text() uintptr
@@ -75,7 +76,7 @@ func newMemfd() (int, error) {
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	// MFD_EXEC says that we mean it; kernels before 6.3 do not know it.
 	fd, err := unix.MemfdCreate("mini-agent", flags|unix.MFD_EXEC)
-	if err == unix.EINVAL {
+	if errors.Is(err, unix.EINVAL) {
 		fd, err = unix.MemfdCreate("mini-agent", flags)
 	}
 	if err != nil {

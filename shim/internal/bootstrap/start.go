@@ -123,7 +123,7 @@ func listenAndSpawn(a *Args, path string) error {
 
 func flock(fd int) error {
 	for {
-		if err := syscall.Flock(fd, syscall.LOCK_EX); err != syscall.EINTR {
+		if err := syscall.Flock(fd, syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
 			return err
 		}
 	}
@@ -138,7 +138,7 @@ func listen(path string) (int, error) {
 		return -1, err
 	}
 	err = syscall.Bind(fd, addr)
-	if err == syscall.EADDRINUSE {
+	if errors.Is(err, syscall.EADDRINUSE) {
 		if served(addr) {
 			syscall.Close(fd)
 			return -1, nil

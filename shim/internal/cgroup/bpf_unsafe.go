@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"runtime"
 	"unsafe"
 
@@ -48,7 +49,7 @@ func bpfLoad(prog []insn, name string) (int, error) {
 	// runtime sends signals. Nothing else says EAGAIN here.
 	for {
 		fd, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
-		if err != unix.EAGAIN && err != unix.EINTR {
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			return fd, err
 		}
 	}

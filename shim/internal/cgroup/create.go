@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -91,7 +92,7 @@ func (g *Group) create(need []string) (err error) {
 // that there was none; it may be true together with an error.
 func makeDir(at int, name string, leaf bool) (fd int, fresh bool, err error) {
 	err = unix.Mkdirat(at, name, 0o755)
-	if err == unix.EEXIST && leaf {
+	if errors.Is(err, unix.EEXIST) && leaf {
 		var old int
 		if old, err = openDir(at, name); err != nil {
 			return -1, false, fmt.Errorf("open: %w", err)
@@ -103,7 +104,7 @@ func makeDir(at int, name string, leaf bool) (fd int, fresh bool, err error) {
 		}
 	} else if err == nil {
 		fresh = true
-	} else if err != unix.EEXIST {
+	} else if !errors.Is(err, unix.EEXIST) {
 		return -1, false, fmt.Errorf("mkdir: %w", err)
 	}
 

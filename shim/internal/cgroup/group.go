@@ -193,7 +193,7 @@ func readAll(fd int, buf []byte) ([]byte, error) {
 		n, err := again(func() (int, error) {
 			return unix.Pread(fd, buf[len(buf):cap(buf)], int64(len(buf)))
 		})
-		if err == unix.ENODEV {
+		if errors.Is(err, unix.ENODEV) {
 			// kernfs: the cgroup went after we opened the file. Of a
 			// write it may mean a device (io.max), so only here.
 			err = unix.ENOENT
@@ -219,7 +219,7 @@ func writeAll(fd int, value string) error {
 func again(call func() (int, error)) (int, error) {
 	for {
 		n, err := call()
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return n, err
 		}
 	}

@@ -72,7 +72,7 @@ func (g *Group) Delete(ctx context.Context) error {
 	defer unix.Close(top)
 	// Most often the last process has been reaped: one call, no waiting.
 	err = unix.Unlinkat(top, g.path[1:], unix.AT_REMOVEDIR)
-	if err == unix.EBUSY {
+	if errors.Is(err, unix.EBUSY) {
 		err = g.empty(ctx, top)
 	}
 	if err != nil && !gone(err) {

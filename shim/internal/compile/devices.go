@@ -2,9 +2,7 @@ package compile
 
 import (
 	"fmt"
-	"os"
 	"path"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -54,8 +52,6 @@ func (b *builder) devices() error {
 	}
 	for _, d := range defaultDevices {
 		if !given[d.Path] {
-			mode := os.FileMode(0o666)
-			d.FileMode = &mode
 			b.mknod(d)
 		}
 	}
@@ -137,10 +133,4 @@ func kindText(kind uint32) string {
 	default:
 		return "S_IFCHR"
 	}
-}
-
-// below tells whether p is dir or beneath it.
-func below(p, dir string) bool {
-	p = path.Clean(p)
-	return p == dir || strings.HasPrefix(p, dir+"/")
 }

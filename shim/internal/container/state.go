@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -67,7 +68,7 @@ func allow(v verb, s State, id string) error {
 	if kind == nil {
 		return nil
 	}
-	if kind == gone {
+	if errors.Is(kind, gone) {
 		return fmt.Errorf("process %s: process already finished: %w", id, kind)
 	}
 	return fmt.Errorf("cannot %s a %s process: %s: %w", v, s, id, kind)

@@ -195,7 +195,7 @@ func (c *compiler) calls(a *abi) []segment {
 			continue
 		}
 		o, ok := c.outcome(first, a)
-		if ok && !(a.x32 && e.nr < firstX32 && o.list == 0) {
+		if ok && (!a.x32 || e.nr >= firstX32 || o.list != 0) {
 			segs = append(segs, segment{uint64(e.number()), o})
 		}
 	}

@@ -1,6 +1,7 @@
 package seccomp
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -45,11 +46,10 @@ func underDefaultProfile() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}
-	switch err := load(f); err {
-	case nil:
-	case unix.ENOSYS, unix.EACCES:
+	switch err := load(f); {
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EACCES):
 		return fmt.Errorf("skip: seccomp: %w", err)
-	default:
+	case err != nil:
 		return fmt.Errorf("seccomp: %w", err)
 	}
 	for _, c := range []struct {
@@ -73,7 +73,7 @@ func underDefaultProfile() error {
 	} {
 		_, _, errno := unix.RawSyscall(c.nr, c.args[0], c.args[1], c.args[2])
 		if errno != c.want {
-			return fmt.Errorf("%s: %v, want %v", c.name, errno, c.want)
+			return fmt.Errorf("%s: errno %d, want %d", c.name, int(errno), int(c.want))
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package stdio
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -171,7 +172,7 @@ func TestConsoleRefused(t *testing.T) {
 	mustClose(t, s)
 	master, slave2 := openPty(t)
 	defer slave2.Close()
-	if err := s.SetConsole(master); err != errClosed {
+	if err := s.SetConsole(master); !errors.Is(err, errClosed) {
 		t.Error(err)
 	}
 }

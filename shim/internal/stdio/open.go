@@ -101,6 +101,7 @@ func (s *IO) openStream(ctx context.Context, i int, name, addr string) error {
 	case schemeFIFO:
 		dst, err = openSink(ctx, u.Path, 0)
 	case schemeFile:
+		//nolint:forbidigo // a log file of the host, named by containerd
 		if err := os.MkdirAll(filepath.Dir(u.Path), 0o755); err != nil {
 			return err
 		}

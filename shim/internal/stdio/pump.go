@@ -1,6 +1,7 @@
 package stdio
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -116,6 +117,7 @@ func (p *pump) copy() {
 			st = p.waitWrite()
 		case gone:
 			st = p.waitReader()
+		case over:
 		}
 	}
 }
@@ -220,10 +222,10 @@ func (p *pump) fill() state {
 		p.pending = b[:n]
 		p.bulk = n == bufSize && p.canSplice()
 		return p.flush()
-	case err == unix.EAGAIN:
+	case errors.Is(err, unix.EAGAIN):
 		p.freeBuffer()
 		return empty
-	case err != nil && err != unix.EIO: // EIO: no process has the terminal open, pty(7)
+	case err != nil && !errors.Is(err, unix.EIO): // EIO: no process has the terminal open, pty(7)
 		p.fail("read", err)
 	}
 	p.eof = true
@@ -254,9 +256,9 @@ func (p *pump) flush() state {
 		p.last = p.pending[n-1]
 		p.pending = p.pending[n:]
 		return moved
-	case err == unix.EAGAIN:
+	case errors.Is(err, unix.EAGAIN):
 		return full
-	case err == unix.EPIPE:
+	case errors.Is(err, unix.EPIPE):
 		return p.broken()
 	}
 	p.fail("write", err)
@@ -279,7 +281,7 @@ func (p *pump) splice() state {
 	case err == nil:
 		p.eof = true
 		return over
-	case err == unix.EAGAIN: // either side; a wrong guess is corrected by the try in the wait
+	case errors.Is(err, unix.EAGAIN): // either side; a wrong guess is corrected by the try in the wait
 		p.freeBuffer()
 		if p.src.queued() == 0 {
 			return empty

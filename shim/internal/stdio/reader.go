@@ -1,6 +1,7 @@
 package stdio
 
 import (
+	"errors"
 	"strconv"
 	"time"
 
@@ -30,7 +31,7 @@ func (p *pump) unread() state {
 		p.pending = p.pending[n:]
 		return moved
 	}
-	if err != nil && err != unix.EAGAIN {
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
 		p.fail("write", err)
 	}
 	if p.lost.IsZero() {

@@ -308,15 +308,20 @@ func (s *service) Kill(_ context.Context, r *task.KillRequest) (*emptypb.Empty, 
 	return &emptypb.Empty{}, err
 }
 
-// Pids lists the processes of a container.
+// Pids lists the processes of a container. One that has ended and is not
+// deleted yet is listed by its first process: a containerd that comes back
+// takes an empty list for a leaked shim, and would bury how the container ended.
 func (s *service) Pids(_ context.Context, r *task.PidsRequest) (*task.PidsResponse, error) {
-	c, err := s.container(r.ID)
+	c, p, err := s.process(r.ID, "")
 	if err != nil {
 		return nil, err
 	}
 	pids, err := c.Pids()
 	if err != nil {
 		return nil, err
+	}
+	if len(pids) == 0 {
+		pids = []int{p.Pid()}
 	}
 	resp := &task.PidsResponse{}
 	for _, pid := range pids {

@@ -44,6 +44,13 @@ func start(a *Args, stdin io.Reader) ([]byte, error) {
 	if err := listenAndSpawn(a, path); err != nil {
 		return nil, err
 	}
+	if !modern {
+		// containerd 1.7 finds the shim again by this file in the
+		// bundle, which it leaves to the shim to write.
+		if err := os.WriteFile("address", []byte("unix://"+path), 0o600); err != nil {
+			return nil, err
+		}
+	}
 	return answer(path, modern), nil
 }
 

@@ -5,6 +5,9 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -313,3 +316,24 @@ func TestCheckpointIsRefused(t *testing.T) {
 }
 
 func mini() bool { return strings.HasPrefix(daemon.Runtime(), "io.containerd.mini.") }
+
+// Limits of a running container change, or are refused by name where there is no such controller.
+func TestUpdate(t *testing.T) {
+	d := shared(t, "2.4")
+	ctx := d.Context()
+	task := start(t, d, "box", sleeper())
+	limit := int64(64 << 20)
+	err := task.Update(ctx, containerd.WithResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}))
+	if !hasController("memory") {
+		if mini() && (err == nil || !strings.Contains(err.Error(), "memory")) {
+			t.Errorf("update without a controller: %v, want an error that names memory", err)
+		}
+		return
+	}
+	must(t, err)
+	data, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", d.Namespace, "box", "memory.max"))
+	must(t, err)
+	if got := strings.TrimSpace(string(data)); got != strconv.FormatInt(limit, 10) {
+		t.Errorf("memory.max is %s, want %d", got, limit)
+	}
+}

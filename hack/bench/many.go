@@ -1,0 +1,149 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/oci"
+)
+
+// atOnce calls f for 0 to n-1, width of them at a time.
+func atOnce(n, width int, f func(i int) error) error {
+	var next atomic.Int64
+	var group sync.WaitGroup
+	errs := make([]error, width)
+	for worker := range width {
+		group.Go(func() {
+			for errs[worker] == nil {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				errs[worker] = f(i)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// crowd starts n containers, and gives how to remove them.
+func (r *run) crowd(c contender, n int) (tasks []containerd.Task, remove func() error, err error) {
+	tasks = make([]containerd.Task, n)
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = r.id(c)
+	}
+	err = atOnce(n, r.width, func(i int) (err error) {
+		tasks[i], err = r.running(c, ids[i])
+		return err
+	})
+	return tasks, func() error {
+		return atOnce(n, r.width, func(i int) error { return r.remove(tasks[i]) })
+	}, err
+}
+
+// turns calls f once for each contender in each round.
+func (r *run) turns(f func(c contender) error) error {
+	for i := range r.rounds {
+		for j := range r.all {
+			c := r.all[(i+j)%len(r.all)]
+			if err := f(c); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// measureParallel brings many containers up, some at a time, and down again.
+func (r *run) measureParallel() error {
+	s := r.table.section(fmt.Sprintf("%d containers, %d at a time", r.parallel, r.width), "per second")
+	s.more = true
+	return r.turns(func(c contender) error {
+		begun := time.Now()
+		_, remove, err := r.crowd(c, r.parallel)
+		if err != nil {
+			return err
+		}
+		s.add("started, with container and snapshot", c, float64(r.parallel)/time.Since(begun).Seconds())
+		begun = time.Now()
+		if err := remove(); err != nil {
+			return err
+		}
+		s.add("killed and removed", c, float64(r.parallel)/time.Since(begun).Seconds())
+		return nil
+	})
+}
+
+// measureMemory reads what shims hold while their containers sleep.
+func (r *run) measureMemory() error {
+	for _, n := range []int{1, r.idle} {
+		s := r.table.section(fmt.Sprintf("Memory of each shim, idle single containers: %d", n), "kB")
+		err := r.turns(func(c contender) error {
+			tasks, remove, err := r.crowd(c, n)
+			if err != nil {
+				return err
+			}
+			time.Sleep(r.settle)
+			for _, task := range tasks {
+				shim, err := parent(int(task.Pid()))
+				if err != nil {
+					return err
+				}
+				if err := s.addMemory(c, shim); err != nil {
+					return err
+				}
+			}
+			return remove()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measurePods reads what the one shim of a pod holds.
+func (r *run) measurePods() error {
+	s := r.table.section(fmt.Sprintf("Memory of one shim, a pod of 1 + %d idle containers", r.pod), "kB")
+	return r.turns(func(c contender) error {
+		pod := r.id(c)
+		member := oci.WithAnnotations(map[string]string{"io.kubernetes.cri.sandbox-id": pod})
+		tasks := make([]containerd.Task, 1+r.pod)
+		shim := 0
+		for i := range tasks {
+			id := pod
+			if i > 0 {
+				id = r.id(c)
+			}
+			var err error
+			if tasks[i], err = r.running(c, id, member); err != nil {
+				return err
+			}
+			p, err := parent(int(tasks[i].Pid()))
+			switch {
+			case err != nil:
+				return err
+			case i == 0:
+				shim = p
+			case p != shim:
+				return fmt.Errorf("container %d of the pod has a shim of its own", i)
+			}
+		}
+		time.Sleep(r.settle)
+		if err := s.addMemory(c, shim); err != nil {
+			return err
+		}
+		for i := len(tasks) - 1; i >= 0; i-- { // the pod's first goes last
+			if err := r.remove(tasks[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

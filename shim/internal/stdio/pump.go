@@ -284,7 +284,10 @@ func (p *pump) splice() state {
 	case errors.Is(err, unix.EAGAIN): // either side; a wrong guess is corrected by the try in the wait
 		p.freeBuffer()
 		if p.src.queued() == 0 {
-			return empty
+			// Empty, or at its end: with a full destination
+			// splice(2) answers EAGAIN for both. A read tells.
+			p.bulk = false
+			return moved
 		}
 		return full
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -340,5 +341,48 @@ func TestLeaks(t *testing.T) {
 	}
 	if n := count(); n != before {
 		t.Errorf("%d descriptors, %d before: %v", n, before, descriptors())
+	}
+}
+
+// TestEndWhileFull: the client ends while the process has not read all that
+// there is. splice(2) tells the end of its source only when its destination has
+// room.
+func TestEndWhileFull(t *testing.T) {
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	for range 20 {
+		in := filepath.Join(t.TempDir(), "in")
+		if err := unix.Mkfifo(in, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		written := make(chan error, 1)
+		go func() {
+			w, err := os.OpenFile(in, os.O_WRONLY, 0)
+			if err == nil {
+				_, err = w.Write(data)
+				err = errors.Join(err, w.Close())
+			}
+			written <- err
+		}()
+		s, err := Open(t.Context(), Config{Stdin: in})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sh", "-c", "sleep 0.02; exec cat >/dev/null")
+		cmd.Stdin = s.Child()[0]
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		s.Started()
+		if err := s.CloseStdin(); err != nil {
+			t.Error(err)
+		}
+		late := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("cat never saw the end of its input: %v", err)
+		}
+		late.Stop()
+		if err := errors.Join(<-written, s.Drain(time.Second), s.Close()); err != nil {
+			t.Error(err)
+		}
 	}
 }

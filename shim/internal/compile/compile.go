@@ -16,6 +16,9 @@ type Options struct {
 	// cgroup2 mount.
 	Cgroup string
 
+	// Filter is Plan.Filter of the container, for an exec.
+	Filter *program.Op
+
 	// Home is the value of HOME where process.env has none.
 	Home string
 }

@@ -54,6 +54,7 @@ func (b *builder) process() error {
 	b.gate()
 	if filter != nil {
 		b.add(*filter)
+		b.plan.Filter = filter
 	}
 	b.plan.Add(final...)
 	b.execve(paths)

@@ -17,8 +17,8 @@ import (
 // seccomp returns the op that loads linux.seccomp, or nil. An exec gets its
 // container's filter: runtime-spec has one for both.
 func (b *builder) seccomp() (*program.Op, error) {
-	if b.spec.Linux.Seccomp == nil {
-		return nil, nil
+	if b.spec.Linux.Seccomp == nil || b.opt.Filter != nil {
+		return b.opt.Filter, nil
 	}
 	filter, err := seccomp.Compile(b.spec.Linux.Seccomp)
 	if err != nil {

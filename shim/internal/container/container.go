@@ -66,6 +66,7 @@ type Container struct {
 	group *cgroup.Group
 	init  *Process
 
+	filter    *program.Op // that loads its seccomp filter, for its execs
 	stopWatch context.CancelFunc
 
 	// mu guards what follows, and is held while a state changes.
@@ -91,6 +92,7 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 	if err != nil {
 		return nil, err
 	}
+	c.filter = plan.Filter
 	files, err := openFiles(plan.Files, rootfs)
 	if err != nil {
 		return nil, err
@@ -231,10 +233,14 @@ func (c *Container) Exec(execID string, proc *specs.Process, io stdio.Config) (*
 		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.cfg.ID, errdefs.ErrAlreadyExists)
 	}
 	// What cannot be run is refused now, before it is registered.
-	if _, err := compile.Exec(c.cfg.Spec, proc, compile.Options{}); err != nil {
+	plan, err := compile.Exec(c.cfg.Spec, proc, compile.Options{
+		ID: c.cfg.ID, Bundle: c.cfg.Bundle, Home: homeIn(c.init.Pid(), proc.User.UID), Filter: c.filter,
+	})
+	if err != nil {
 		return nil, err
 	}
 	p := newProcess(c, execID, proc, io)
+	p.plan = plan
 	c.execs[execID] = p
 	return p, nil
 }

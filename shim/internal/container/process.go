@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
-	"github.com/containerd-mini/mini/shim/internal/compile"
 	"github.com/containerd-mini/mini/shim/internal/program"
 	"github.com/containerd-mini/mini/shim/internal/stdio"
 )
@@ -24,6 +23,7 @@ type Process struct {
 	execID    string
 	spec      *specs.Process
 	stdioCfg  stdio.Config
+	plan      *program.Plan // of an exec, until it is made
 
 	// start is held while the process is started: that is done once.
 	start sync.Mutex
@@ -161,13 +161,9 @@ func (p *Process) makeExec(ctx context.Context) error {
 	if err := allow(verbExec, c.init.State(), c.cfg.ID); err != nil {
 		return err
 	}
-	plan, err := compile.Exec(c.cfg.Spec, p.spec, compile.Options{
-		ID: c.cfg.ID, Bundle: c.cfg.Bundle, Home: homeIn(c.init.Pid(), p.spec.User.UID),
-	})
-	if err != nil {
-		return err
-	}
-	err = c.init.proc.Control(func(pidfd int) error {
+	plan := p.plan
+	p.plan = nil
+	err := c.init.proc.Control(func(pidfd int) error {
 		files, err := openFiles(plan.Files, pidfd)
 		if err != nil {
 			return err

@@ -33,6 +33,10 @@ type Plan struct {
 	// Cgroup is what is written to the container's cgroup before the clone.
 	Cgroup Resources
 
+	// Filter is the op that loads the seccomp filter, nil without one: execs
+	// in the container load the same.
+	Filter *Op
+
 	// OOMScoreAdj is written to /proc/PID/oom_score_adj before the gate
 	// opens, nil leaves the shim's own. proc_pid_oom_score_adj(5).
 	OOMScoreAdj *int

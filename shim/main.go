@@ -15,9 +15,6 @@ import (
 // buryTimeout is below what containerd waits for `delete`: 5 seconds.
 const buryTimeout = 4 * time.Second
 
-// listenerFd is the socket that `start` left us.
-const listenerFd = 3
-
 // Main is what is left of the shim's command after package early: the daemon,
 // -info, and a `delete` that has something to clean up.
 func Main(argv []string) error {
@@ -30,7 +27,7 @@ func Main(argv []string) error {
 	case a.Action == "delete":
 		return bury(&a)
 	}
-	f := os.NewFile(listenerFd, "socket")
+	f := os.NewFile(bootstrap.ListenerFd, "socket")
 	l, err := net.FileListener(f)
 	if err != nil {
 		return fmt.Errorf("the shim is started by containerd, by its action start: %w", err)

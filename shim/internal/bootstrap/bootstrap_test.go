@@ -22,8 +22,8 @@ const helper = "MINI_BOOTSTRAP_TEST_DAEMON"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(helper) != "" {
-		// The listening socket is descriptor 3 and stays open with us.
-		l, err := net.FileListener(os.NewFile(3, "socket"))
+		// The listening socket stays open with us.
+		l, err := net.FileListener(os.NewFile(ListenerFd, "socket"))
 		if err != nil {
 			os.Exit(1)
 		}

@@ -180,6 +180,12 @@ func served(addr *syscall.SockaddrUnix) bool {
 	return syscall.Connect(fd, addr) == nil
 }
 
+// ListenerFd is the daemon's listening socket. It is the highest of a table of
+// descriptors that the daemon is born with: growing one later, beyond 64, waits
+// for an RCU grace period in a process with threads (fs/file.c, expand_fdtable),
+// milliseconds in the middle of a request.
+const ListenerFd = 255
+
 // spawn starts the daemon: in the bundle, in a session of its own, with
 // nothing open but the socket. stdout must not stay open, containerd reads it
 // to its end.
@@ -193,10 +199,14 @@ func spawn(a *Args, path string, fd int) error {
 	if a.Debug {
 		argv = append(argv, "-debug")
 	}
+	files := make([]uintptr, ListenerFd+1)
+	for i := range files {
+		files[i] = ^uintptr(0) // closed
+	}
+	files[0], files[1], files[2] = uintptr(null), uintptr(null), uintptr(null)
+	files[ListenerFd] = uintptr(fd)
 	pid, err := syscall.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{
-		Env:   os.Environ(),
-		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(fd)},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+		Env: os.Environ(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return err

@@ -1,0 +1,200 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
+)
+
+// An inventory is what is there: records and directories.
+type inventory struct {
+	records map[string]snapshots.Info // by number
+	dirs    map[string]bool           // in snapshots/, with the links
+	links   map[string]string         // of those, the symlinks, and where to
+	trash   map[string]string         // by number, the newest
+}
+
+// recover brings records and directories together again. doc.go has the table.
+func (s *Snapshotter) recover() error {
+	inv, err := s.takeStock()
+	if err != nil {
+		return err
+	}
+	if err := s.restore(&inv); err != nil {
+		return err
+	}
+	if err := s.sweep(inv); err != nil {
+		return err
+	}
+	return s.index(inv)
+}
+
+func (s *Snapshotter) takeStock() (inv inventory, err error) {
+	inv = inventory{
+		records: make(map[string]snapshots.Info), dirs: make(map[string]bool),
+		links: make(map[string]string), trash: make(map[string]string),
+	}
+	err = s.read(context.Background(), func(ctx context.Context) error {
+		ids, err := storage.IDMap(ctx)
+		if errdefs.IsNotFound(err) {
+			return nil // nothing was ever recorded
+		} else if err != nil {
+			return err
+		}
+		for id, key := range ids {
+			if _, inv.records[id], _, err = storage.GetInfo(ctx, key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return inv, fmt.Errorf("%s: %w", s.dirs.metadata(), err)
+	}
+	entries, err := os.ReadDir(s.dirs.snapshots())
+	if err != nil {
+		return inv, err
+	}
+	for _, e := range entries {
+		inv.dirs[e.Name()] = true
+		if e.Type() == os.ModeSymlink {
+			if inv.links[e.Name()], err = os.Readlink(s.dirs.snapshot(e.Name())); err != nil {
+				return inv, err
+			}
+		}
+	}
+	entries, err = os.ReadDir(s.dirs.trash())
+	if err != nil {
+		return inv, err
+	}
+	for _, e := range entries {
+		id, _, _ := strings.Cut(e.Name(), ".")
+		inv.trash[id] = e.Name()
+	}
+	return inv, nil
+}
+
+// restore takes out of the trash what has a record: the transaction that threw it away did not
+// happen. Nothing was deleted of it, since deleting begins after the transaction.
+func (s *Snapshotter) restore(inv *inventory) error {
+	back := func(id string) error {
+		from, ok := inv.trash[id]
+		if !ok || inv.dirs[id] {
+			return nil
+		}
+		s.log.Info("a removal was cut short", "snapshot", inv.records[id].Name, "id", id)
+		to := s.dirs.snapshot(id)
+		if err := os.Rename(s.dirs.trash()+"/"+from, to); err != nil {
+			return err
+		}
+		inv.dirs[id] = true
+		if owner, err := os.Readlink(to); err == nil {
+			inv.links[id] = owner
+		}
+		return nil
+	}
+	for id := range inv.records {
+		if err := back(id); err != nil {
+			return err
+		}
+	}
+	for id, owner := range inv.links {
+		if _, ok := inv.records[id]; ok {
+			if err := back(owner); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sweep throws away what nobody needs, and makes what was lost and can be made.
+func (s *Snapshotter) sweep(inv inventory) error {
+	needed := make(map[string]bool)
+	for id := range inv.records {
+		needed[id] = true
+		if owner, ok := inv.links[id]; ok {
+			needed[owner] = true
+		}
+	}
+	for name := range inv.dirs {
+		if needed[name] {
+			continue
+		}
+		if _, err := s.dirs.discard(name); err != nil {
+			return err
+		}
+	}
+	for id, info := range inv.records {
+		if inv.dirs[id] || info.Kind == snapshots.KindView && info.Parent != "" {
+			continue
+		}
+		if info.Kind == snapshots.KindCommitted {
+			s.log.Error("a layer has no files: see `mini snapshotter fsck`", "snapshot", info.Name, "id", id)
+			continue
+		}
+		s.log.Warn("an active snapshot is made anew after a power cut", "snapshot", info.Name, "id", id)
+		if err := s.remake(id, info); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remake makes the directory that a power cut took.
+func (s *Snapshotter) remake(id string, info snapshots.Info) error {
+	ids, err := readIDMap(info.Labels)
+	if err != nil {
+		return err
+	}
+	var parents []string
+	err = s.read(context.Background(), func(ctx context.Context) error {
+		snapshot, err := storage.GetSnapshot(ctx, info.Name)
+		parents = snapshot.ParentIDs
+		return err
+	})
+	if err != nil {
+		return plain(err)
+	}
+	dir, err := s.dirs.temporary(info.Kind == snapshots.KindActive)
+	if err != nil {
+		return err
+	}
+	err = s.own(dir+"/fs", request{info: info, ids: ids}, parents)
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil // so is the parent; that is fsck's affair
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(dir, s.dirs.snapshot(id))
+}
+
+// index remembers the links, and the layers that further links may be made to.
+func (s *Snapshotter) index(inv inventory) error {
+	s.shared = newShared()
+	for id, owner := range inv.links {
+		if _, ok := inv.records[id]; !ok {
+			continue
+		}
+		s.shared.join(id, owner)
+		if _, ok := inv.records[owner]; !ok {
+			s.shared.gone[owner] = true
+		}
+	}
+	for id, info := range inv.records {
+		if info.Kind != snapshots.KindCommitted {
+			continue
+		}
+		if diff, ok := diffID(info.Name, info.Parent, info.Labels); ok {
+			s.shared.diffs[diff] = s.shared.real(id)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,97 @@
+package snapshotter
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+)
+
+// stagedLabel is on the record of an active snapshot whose files are those of another one.
+const stagedLabel = "containerd.io/snapshot/mini.staged"
+
+// shared knows which snapshots have their files in common. A link snapshots/ID -> OWNER is made when a
+// layer is to be unpacked whose diff id a committed snapshot has: its files are the same wherever
+// in an image it stands, if they were written without a parent (overlayExtract).
+type shared struct {
+	owner map[string]string          // of each link
+	links map[string]map[string]bool // of each owner
+	gone  map[string]bool            // owners without a record
+	diffs map[string]string          // diff id to the number of a snapshot that may have it
+}
+
+func newShared() shared {
+	return shared{
+		owner: make(map[string]string), links: make(map[string]map[string]bool),
+		gone: make(map[string]bool), diffs: make(map[string]string),
+	}
+}
+
+// join notes a link.
+func (s *shared) join(id, owner string) {
+	s.owner[id] = owner
+	if s.links[owner] == nil {
+		s.links[owner] = make(map[string]bool)
+	}
+	s.links[owner][id] = true
+}
+
+// leave says which directories nobody needs when the record of id goes, links first, and what there
+// is to forget when it is gone.
+func (s *shared) leave(id string) (free []string, forget func()) {
+	if owner, is := s.owner[id]; is {
+		free = []string{id}
+		last := len(s.links[owner]) == 1
+		if last && s.gone[owner] {
+			free = append(free, owner)
+		}
+		return free, func() {
+			delete(s.owner, id)
+			delete(s.links[owner], id)
+			if last {
+				delete(s.links, owner)
+				delete(s.gone, owner)
+			}
+		}
+	}
+	if len(s.links[id]) > 0 {
+		return nil, func() { s.gone[id] = true }
+	}
+	return []string{id}, func() {}
+}
+
+// real is the snapshot that has the files of id.
+func (s *shared) real(id string) string {
+	if owner, is := s.owner[id]; is {
+		return owner
+	}
+	return id
+}
+
+// diffID is the diff id of a committed layer, if that is proven: containerd's unpacker has compared
+// the diff ids of an image's configuration with what it unpacked, and names a layer by the chain of
+// them. The label alone proves nothing: before 2.4 an image could write it itself, as an annotation.
+func diffID(name, parent string, labels map[string]string) (string, bool) {
+	diff := labels[snapshots.LabelSnapshotDiffID]
+	if diff == "" || parent == "" {
+		return "", false
+	}
+	// image-spec config.md, "Layer ChainID".
+	chain := fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(clientName(parent)+" "+diff)))
+	return diff, chain == clientName(name)
+}
+
+// writeLayer writes the mark of a committed snapshot, and gives the open file: to sync it is to sync
+// all that was done to the file system before (durable.go).
+func (d dirs) writeLayer(id, diff string) (*os.File, error) {
+	f, err := os.OpenFile(d.layer(id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.WriteString(diff + "\n"); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}

@@ -83,18 +83,16 @@ func (b *builder) checkProcess() error {
 }
 
 // session makes the process the leader of a session, with its terminal, and
-// gives it a session keyring of its own: keyrings(7). Without one it would
-// have the shim's.
+// gives it the container's session keyring, by name: session-keyring(7).
+// Without it an exec too would hold the shim's, and with that the host's keys.
 func (b *builder) session() {
 	b.call("start a session", unix.SYS_SETSID)
 	if b.proc.Terminal {
 		b.call("take the terminal", unix.SYS_IOCTL, program.Int(0), program.Named(unix.TIOCSCTTY, "TIOCSCTTY"), program.Int(0))
 	}
-	if b.proc == b.spec.Process {
-		b.call("join a session keyring", unix.SYS_KEYCTL,
-			program.Named(unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"), program.Str("_ses."+b.opt.ID)).
-			Answers = []unix.Errno{unix.ENOSYS, unix.EPERM}
-	}
+	b.call("join a session keyring", unix.SYS_KEYCTL,
+		program.Named(unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"), program.Str("_ses."+b.opt.ID)).
+		Answers = []unix.Errno{unix.ENOSYS, unix.EPERM}
 }
 
 // ownTerminal lets the process's user open /dev/pts/0 by name. Pipes are the

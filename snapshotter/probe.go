@@ -49,8 +49,16 @@ var fileSystems = map[int64]struct {
 	unix.OVERLAYFS_SUPER_MAGIC: {"overlay", syncEach},
 }
 
-func probe(d dirs) (f Features, err error) {
+// detect finds what does not depend on the file system.
+func detect() (f Features) {
 	f.UserNS = userns.RunningInUserNS()
+	f.RemapIDs = !f.UserNS && atLeast(5, 19)
+	f.LayerByFD = atLeast(6, 8)
+	return f
+}
+
+func probe(d dirs) (f Features, err error) {
+	f = detect()
 	var st unix.Statfs_t
 	if err := unix.Statfs(d.root, &st); err != nil {
 		return f, fmt.Errorf("%s: statfs: %w", d.root, err)
@@ -129,7 +137,7 @@ func (f Features) overlayOptions(configured []string) []string {
 }
 
 // try makes an overlay, detached, so that nobody sees it.
-func (f *Features) try(d dirs) error {
+func (f Features) try(d dirs) error {
 	dir, err := d.temporary(true)
 	if err != nil {
 		return err
@@ -142,12 +150,10 @@ func (f *Features) try(d dirs) error {
 	if err != nil {
 		return fmt.Errorf("overlay on %s (%s): %w", d.root, f.FileSystem, err)
 	}
-	f.RemapIDs = !f.UserNS && atLeast(5, 19)
-	f.LayerByFD = atLeast(6, 8)
 	return nil
 }
 
-func (f *Features) tryOverlay(dir, empty string) error {
+func (f Features) tryOverlay(dir, empty string) error {
 	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("fsopen: %w", err)

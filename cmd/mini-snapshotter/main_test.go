@@ -1,0 +1,142 @@
+package main
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestMain is the command itself when it is asked to be.
+func TestMain(m *testing.M) {
+	if os.Getenv("MINI_TEST_COMMAND") != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// command prepares to run the snapshotter.
+func command(args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), "MINI_TEST_COMMAND=1")
+	return cmd
+}
+
+// start runs it until it has told systemd that it is ready.
+func start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "n")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: dir + "/n", Net: "unixgram"})
+	must(t, err)
+	defer conn.Close()
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+dir+"/n")
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	must(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	buffer := make([]byte, 64)
+	n, err := conn.Read(buffer)
+	must(t, err)
+	if got := string(buffer[:n]); got != "READY=1" {
+		t.Fatalf("told systemd %q", got)
+	}
+}
+
+func TestServesAndStops(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	socket := dir + "/run/mini.sock"
+	for range 2 { // the second time over what a kill has left
+		cmd := command("--root", dir+"/root", "--address", socket, "--log-level", "warn")
+		start(t, cmd)
+		info, err := os.Stat(socket)
+		must(t, err)
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("socket: %v", info.Mode())
+		}
+		info, err = os.Stat(dir + "/run")
+		must(t, err)
+		if info.Mode().Perm() != 0o700 {
+			t.Errorf("its directory: %v", info.Mode())
+		}
+		must(t, cmd.Process.Kill())
+		_ = cmd.Wait()
+	}
+	cmd := command("--root", dir+"/root", "--address", socket)
+	start(t, cmd)
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+	if _, err := os.Stat(socket); !os.IsNotExist(err) {
+		t.Errorf("socket: %v", err)
+	}
+}
+
+// systemd makes the socket and says which process it is for: sh becomes the snapshotter with its pid.
+func TestSocketActivation(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dir + "/s", Net: "unix"})
+	must(t, err)
+	f, err := l.File()
+	must(t, err)
+	self, err := os.Executable()
+	must(t, err)
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh", self, "--root", dir+"/root", "--address", "/nonexistent/x")
+	cmd.Env = append(os.Environ(), "MINI_TEST_COMMAND=1")
+	cmd.ExtraFiles = []*os.File{f}
+	start(t, cmd)
+	f.Close()
+	conn, err := net.Dial("unix", dir+"/s")
+	must(t, err)
+	// An HTTP/2 server sends its settings first, RFC 9113 section 3.4.
+	must(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(conn).ReadByte(); err != nil {
+		t.Errorf("no answer: %v", err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "bad.toml")
+	must(t, os.WriteFile(bad, []byte("rot = \"/x\"\n"), 0o600))
+	for _, test := range []struct{ args, want string }{
+		{"--config " + dir + "/none.toml", "no such file"},
+		{"--config " + bad, "unknown key"},
+		{"--log-level loud", "log level"},
+		{"--root relative --address " + dir + "/s", "not an absolute path"},
+		{"--root " + dir + "/a:b --address " + dir + "/s", "colon"},
+		{"stray", "unknown argument"},
+	} {
+		out, err := command(strings.Fields(test.args)...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), test.want) {
+			t.Errorf("%s: %v: %s", test.args, err, out)
+		}
+	}
+}

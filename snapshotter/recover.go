@@ -22,7 +22,7 @@ type inventory struct {
 
 // recover brings records and directories together again. doc.go has the table.
 func (s *Snapshotter) recover() error {
-	inv, err := s.takeStock()
+	inv, err := takeStock(s.dirs, s.store)
 	if err != nil {
 		return err
 	}
@@ -35,12 +35,12 @@ func (s *Snapshotter) recover() error {
 	return s.index(inv)
 }
 
-func (s *Snapshotter) takeStock() (inv inventory, err error) {
+func takeStock(d dirs, store *storage.MetaStore) (inv inventory, err error) {
 	inv = inventory{
 		records: make(map[string]snapshots.Info), dirs: make(map[string]bool),
 		links: make(map[string]string), trash: make(map[string]string),
 	}
-	err = s.read(context.Background(), func(ctx context.Context) error {
+	err = store.WithTransaction(context.Background(), false, func(ctx context.Context) error {
 		ids, err := storage.IDMap(ctx)
 		if errdefs.IsNotFound(err) {
 			return nil // nothing was ever recorded
@@ -55,21 +55,21 @@ func (s *Snapshotter) takeStock() (inv inventory, err error) {
 		return nil
 	})
 	if err != nil {
-		return inv, fmt.Errorf("%s: %w", s.dirs.metadata(), err)
+		return inv, fmt.Errorf("%s: %w", d.metadata(), plain(err))
 	}
-	entries, err := os.ReadDir(s.dirs.snapshots())
+	entries, err := os.ReadDir(d.snapshots())
 	if err != nil {
 		return inv, err
 	}
 	for _, e := range entries {
 		inv.dirs[e.Name()] = true
 		if e.Type() == os.ModeSymlink {
-			if inv.links[e.Name()], err = os.Readlink(s.dirs.snapshot(e.Name())); err != nil {
+			if inv.links[e.Name()], err = os.Readlink(d.snapshot(e.Name())); err != nil {
 				return inv, err
 			}
 		}
 	}
-	entries, err = os.ReadDir(s.dirs.trash())
+	entries, err = os.ReadDir(d.trash())
 	if err != nil {
 		return inv, err
 	}
@@ -116,13 +116,7 @@ func (s *Snapshotter) restore(inv *inventory) error {
 
 // sweep throws away what nobody needs, and makes what was lost and can be made.
 func (s *Snapshotter) sweep(inv inventory) error {
-	needed := make(map[string]bool)
-	for id := range inv.records {
-		needed[id] = true
-		if owner, ok := inv.links[id]; ok {
-			needed[owner] = true
-		}
-	}
+	needed := inv.needed()
 	for name := range inv.dirs {
 		if needed[name] {
 			continue
@@ -132,7 +126,7 @@ func (s *Snapshotter) sweep(inv inventory) error {
 		}
 	}
 	for id, info := range inv.records {
-		if inv.dirs[id] || info.Kind == snapshots.KindView && info.Parent != "" {
+		if !inv.lacks(id) {
 			continue
 		}
 		if info.Kind == snapshots.KindCommitted {
@@ -145,6 +139,28 @@ func (s *Snapshotter) sweep(inv inventory) error {
 		}
 	}
 	return nil
+}
+
+// needed are the directories of records, and those they link to.
+func (inv inventory) needed() map[string]bool {
+	needed := make(map[string]bool)
+	for id := range inv.records {
+		needed[id] = true
+		if owner, ok := inv.links[id]; ok {
+			needed[owner] = true
+		}
+	}
+	return needed
+}
+
+// lacks tells whether a record should have a directory and has none.
+func (inv inventory) lacks(id string) bool {
+	info := inv.records[id]
+	if info.Kind == snapshots.KindView && info.Parent != "" {
+		return false // a view of a parent has no files of its own
+	}
+	owner, linked := inv.links[id]
+	return !inv.dirs[id] || linked && !inv.dirs[owner]
 }
 
 // remake makes the directory that a power cut took.

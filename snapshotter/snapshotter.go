@@ -66,10 +66,13 @@ func Open(c Config) (_ *Snapshotter, err error) {
 	return s, nil
 }
 
+// storeTimeout is how long to wait for a predecessor that is about to end.
+const storeTimeout = 3 * time.Second
+
 // openStore takes the lock on the metadata, so that there is one process at a time.
 func openStore(path string) (*storage.MetaStore, error) {
 	store, err := storage.NewMetaStore(path, func(o *bolt.Options) error {
-		o.Timeout = 5 * time.Second // for a predecessor that is about to end
+		o.Timeout = storeTimeout
 		o.FreelistType = bolt.FreelistMapType
 		return nil
 	})

@@ -21,6 +21,7 @@ type trash struct {
 	stop chan struct{}
 	all  sync.WaitGroup
 	left atomic.Int64 // entries at the last look
+	mu   sync.Mutex   // one deletes
 }
 
 // again is how long to wait after something could not be deleted: a mount may be on it, descriptors
@@ -69,6 +70,8 @@ var errStopped = errors.New("stopped")
 
 // empty deletes all that is there, also what comes meanwhile.
 func (t *trash) empty() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for {
 		entries, err := os.ReadDir(t.dirs.trash())
 		if err != nil {

@@ -1,0 +1,240 @@
+package snapshotter
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+)
+
+// A deed is one request of a life. Done again it succeeds, or says that it is done.
+type deed struct {
+	name string
+	do   func(s *Snapshotter) error
+}
+
+func prepare(key, parent string, labels map[string]string) deed {
+	return deed{"prepare " + key, func(s *Snapshotter) error {
+		mounts, err := s.Prepare(ctx, key, parent, snapshots.WithLabels(labels))
+		if err != nil {
+			return err
+		}
+		if mounts[0].ReadOnly() {
+			return nil // staged
+		}
+		return mount.WithTempMount(ctx, mounts, func(root string) error {
+			if err := os.MkdirAll(root+"/dir", 0o755); err != nil {
+				return err
+			}
+			return os.WriteFile(root+"/dir/"+filepath.Base(parent)+"-file", []byte("whole"), 0o644)
+		})
+	}}
+}
+
+func commit(name, key string, opts ...snapshots.Opt) deed {
+	return deed{"commit " + name, func(s *Snapshotter) error { return s.Commit(ctx, name, key, opts...) }}
+}
+
+func view(key, parent string) deed {
+	return deed{"view " + key, func(s *Snapshotter) error { return second(s.View(ctx, key, parent)) }}
+}
+
+func remove(key string) deed {
+	return deed{"remove " + key, func(s *Snapshotter) error { return s.Remove(ctx, key) }}
+}
+
+// life is what the snapshotter is killed in, at every step.
+func life() []deed {
+	deeds := []deed{
+		prepare("base-key", "", nil), commit("base", "base-key"),
+		prepare("box", "base", nil), view("look", "base"), view("bare", ""),
+		remove("bare"), remove("look"), commit("second", "box"), prepare("gone", "second", nil), remove("gone"),
+	}
+	return append(deeds, sharedLife()...)
+}
+
+func init() {
+	// crash ROOT N FIRST: live from the deed FIRST on, and be killed at step N.
+	helpers["crash"] = func(args []string) {
+		at, err := strconv.Atoi(args[1])
+		if err != nil {
+			panic(err)
+		}
+		first, err := strconv.Atoi(args[2])
+		if err != nil {
+			panic(err)
+		}
+		c := DefaultConfig()
+		c.Root = args[0]
+		s, err := Open(c)
+		if err != nil {
+			panic(err)
+		}
+		n := 0
+		step = func(name string) {
+			n++
+			if n == at {
+				fmt.Println("killed:", name)
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {}
+			}
+		}
+		for i, d := range life()[first:] {
+			if err := d.do(s); err != nil {
+				panic(fmt.Sprint(d.name, ": ", err))
+			}
+			fmt.Println("done:", first+i)
+		}
+		fmt.Println("steps:", n)
+	}
+}
+
+// live runs the helper and gives the number of deeds that were answered, and where it was killed.
+func live(t *testing.T, root string, at int) (done int, where string) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "crash", root, strconv.Itoa(at), "0")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL) {
+		t.Fatalf("%v\n%s%s", err, out, stderr.Bytes())
+	}
+	for line := range strings.Lines(string(out)) {
+		kind, rest, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch kind {
+		case "done":
+			done++
+		default:
+			where = kind + " " + rest
+		}
+	}
+	return done, where
+}
+
+// The snapshotter is killed at every step of a life. Each time the next start finds all that was
+// answered, nothing that is half there, and can go on.
+func TestCrash(t *testing.T) {
+	needRoot(t)
+	for at := 1; ; at++ {
+		root := t.TempDir()
+		done, where := live(t, root, at)
+		if strings.HasPrefix(where, "steps") {
+			t.Logf("killed at %d steps", at-1)
+			break
+		}
+		t.Run(fmt.Sprintf("%d %s", at, where), func(t *testing.T) { goOn(t, root, done) })
+		if t.Failed() {
+			break
+		}
+	}
+}
+
+// goOn starts the snapshotter after a crash and lives the rest of the life.
+func goOn(t *testing.T, root string, done int) {
+	if _, err := Fsck(root, false); err != nil {
+		t.Errorf("fsck: %v", err)
+	}
+	s := open(t, root)
+	wholeness(t, s)
+	for i, d := range life()[done:] {
+		err := d.do(s)
+		// The one that was cut short may have happened, unanswered. A key that nobody knows is
+		// collected as garbage.
+		key, prepares := strings.CutPrefix(d.name, "prepare ")
+		switch {
+		case i > 0:
+		case errdefs.IsAlreadyExists(err) && prepares:
+			must(t, s.Remove(ctx, key))
+			err = d.do(s)
+		case errdefs.IsAlreadyExists(err) || errdefs.IsNotFound(err):
+			err = nil
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", d.name, err)
+		}
+		wholeness(t, s)
+	}
+	eventually(t, "the trash is empty", func() bool { return len(names(t, s.dirs.trash())) == 0 })
+	must(t, s.Close())
+	if found, err := Fsck(root, false); err != nil || len(found) > 0 {
+		t.Errorf("fsck: %q, %v", found, err)
+	}
+}
+
+// wholeness compares records and files.
+func wholeness(t *testing.T, s *Snapshotter) {
+	t.Helper()
+	inv, err := takeStock(s.dirs, s.store)
+	must(t, err)
+	if found, broken := check(s.dirs, inv); len(found) > 0 || len(broken) > 0 {
+		t.Errorf("%q", found)
+	}
+	for id, info := range inv.records {
+		if info.Kind != snapshots.KindCommitted {
+			continue
+		}
+		files, err := filepath.Glob(s.dirs.fs(id) + "/dir/*-file")
+		must(t, err)
+		if len(files) != 1 {
+			t.Errorf("%s: %q", info.Name, files)
+			continue
+		}
+		if text, err := os.ReadFile(files[0]); err != nil || string(text) != "whole" {
+			t.Errorf("%s: %q, %v", info.Name, text, err)
+		}
+	}
+}
+
+func TestFsckMends(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	s := open(t, root)
+	layerOf(t, s, "base", "", "f", "x")
+	layerOf(t, s, "middle", "base", "g", "x")
+	must(t, second(s.Prepare(ctx, "top", "middle")))
+	layerOf(t, s, "other", "", "f", "x")
+	must(t, s.Close())
+	must(t, os.RemoveAll(s.dirs.snapshot("2")))
+	must(t, os.MkdirAll(s.dirs.fs("77"), 0o700))
+	must(t, os.Remove(s.dirs.layer("4")))
+
+	want := []string{
+		"middle: its files are gone (snapshots/2)",
+		"other: committed, but not known to be on disk (snapshots/4)",
+		"snapshots/77: belongs to no record",
+		"top: stands on middle",
+	}
+	for _, repair := range []bool{false, true} {
+		found, err := Fsck(root, repair)
+		if err != nil || !slices.Equal(found, want) {
+			t.Errorf("repair %v: %q, %v", repair, found, err)
+		}
+	}
+	found, err := Fsck(root, false)
+	if err != nil || len(found) != 1 {
+		t.Errorf("mended: %q, %v", found, err)
+	}
+	s = open(t, root)
+	layerOf(t, s, "middle", "base", "g", "x")
+}
+
+func TestFsckOfUsedRoot(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	open(t, root)
+	if _, err := Fsck(root, true); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Error(err)
+	}
+}

@@ -211,6 +211,39 @@ func TestSnapshotterUnpacksWhiteouts(t *testing.T) {
 	})
 }
 
+// Two images that differ in their lowest layer have no snapshot in common. The files of the other
+// layers are stored once all the same, and outlive the image they came with.
+func TestSnapshotterStoresLayersOnce(t *testing.T) {
+	d, s := withSnapshotter(t, "2.4")
+	one, two := registry(t, whiteoutImage(t, "one")), whiteoutImage(t, "two")
+	d.Ctr("images", "import", "--snapshotter", "overlayfs", two)
+	want := tree(t, d, "overlayfs")
+	d.Ctr("images", "pull", "--plain-http", "--snapshotter", "mini", one)
+	d.Ctr("images", "pull", "--plain-http", "--snapshotter", "mini", registry(t, two))
+	check := func() {
+		t.Helper()
+		if got := tree(t, d, "mini"); got != want {
+			t.Errorf("have\n%s\nwant\n%s", got, want)
+		}
+	}
+	check()
+	links := 0
+	entries, err := os.ReadDir(s.config.Root + "/snapshots")
+	must(t, err)
+	for _, e := range entries {
+		if e.Type() == fs.ModeSymlink {
+			links++
+		}
+	}
+	if links != len(whiteoutLayers)-1 {
+		t.Errorf("%d layers are shared, of %d", links, len(whiteoutLayers))
+	}
+	d.Ctr("images", "remove", "--sync", one)
+	s.end(syscall.SIGKILL)
+	s.serve()
+	check()
+}
+
 // The snapshotter is killed while an image is unpacked. The next try succeeds, and the tree is whole.
 func TestSnapshotterIsKilledInUnpack(t *testing.T) {
 	d, s := withSnapshotter(t, "2.4")

@@ -42,7 +42,7 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 		}
 		c.done = append(c.done, func() { s.counter.forget(id) })
 		if proven {
-			c.done = append(c.done, func() { s.shared.diffs[diff] = s.shared.real(id) })
+			c.done = append(c.done, func() { s.shared.offer(diff, id) })
 		}
 		step("commit: recorded")
 		return nil
@@ -70,10 +70,7 @@ func (s *Snapshotter) committable(ctx context.Context, name, key string) (id str
 
 // settle counts the files of a snapshot and brings them to the disk.
 func (s *Snapshotter) settle(ctx context.Context, id, diff string) (snapshots.Usage, error) {
-	s.mu.Lock()
-	owner := s.shared.real(id)
-	s.mu.Unlock()
-	if owner != id { // committed once already
+	if owner := s.shared.real(id); owner != id { // committed once already
 		return s.count(ctx, owner)
 	}
 	how := s.features.sync

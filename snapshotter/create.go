@@ -39,11 +39,20 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		if err != nil {
 			return fmt.Errorf("snapshot %q: %w", key, err)
 		}
-		mounts = s.mounts(s.describe(snapshot, want.info))
-		if temporary == "" {
-			return nil
+		d := s.describe(snapshot, want.info)
+		switch owner, found := s.stored(want); {
+		case temporary == "":
+		case found:
+			d.staged = true
+			err = s.link(c, snapshot.ID, owner, temporary)
+		default:
+			err = s.place(c, want, snapshot, temporary)
 		}
-		return s.place(c, want, snapshot, temporary)
+		if err != nil {
+			return fmt.Errorf("snapshot %q: %w", key, err)
+		}
+		mounts = s.mounts(d)
+		return nil
 	})
 	if err != nil {
 		if temporary != "" && exists(temporary) {
@@ -74,6 +83,29 @@ func (s *Snapshotter) request(kind snapshots.Kind, key, parent string, opts []sn
 
 // hasDir is false for a view of a parent: it has no files of its own.
 func (r request) hasDir() bool { return r.info.Kind == snapshots.KindActive || r.info.Parent == "" }
+
+// stored finds the snapshot that has the files of the layer that is to be unpacked.
+func (s *Snapshotter) stored(want request) (owner string, found bool) {
+	if want.ids != nil || !overlayExtract(want.info) {
+		return "", false
+	}
+	return s.shared.find(s.dirs, want.info.Labels[snapshots.LabelSnapshotDiffID])
+}
+
+// link makes the snapshot have the files of its owner. The directory that was made for it is not needed.
+func (s *Snapshotter) link(c *change, id, owner, temporary string) error {
+	path := s.dirs.snapshot(id)
+	if err := os.Symlink(owner, path); err != nil {
+		return err
+	}
+	step("create: linked")
+	c.undo = append(c.undo, func() error { return os.Remove(path) })
+	c.done = append(c.done, func() {
+		s.shared.join(id, owner)
+		_ = os.RemoveAll(temporary) // the next start does it otherwise
+	})
+	return nil
+}
 
 // place gives the directory the owner of its root, and its name.
 func (s *Snapshotter) place(c *change, want request, snapshot storage.Snapshot, temporary string) error {

@@ -22,7 +22,7 @@ type description struct {
 	options []string // of every overlay
 }
 
-// describe looks nothing up: all comes from the record.
+// describe looks nothing up on the disk: all comes from the record.
 func (s *Snapshotter) describe(snapshot storage.Snapshot, info snapshots.Info) description {
 	d := description{
 		kind:    snapshot.Kind,
@@ -31,13 +31,13 @@ func (s *Snapshotter) describe(snapshot storage.Snapshot, info snapshots.Info) d
 		empty:   s.dirs.empty(),
 		lowers:  make([]string, len(snapshot.ParentIDs)),
 		extract: overlayExtract(info),
-		staged:  info.Labels[stagedLabel] != "",
+		staged:  s.shared.real(snapshot.ID) != snapshot.ID,
 		uidmap:  info.Labels[snapshots.LabelSnapshotUIDMapping],
 		gidmap:  info.Labels[snapshots.LabelSnapshotGIDMapping],
 		options: s.overlay,
 	}
 	for i, id := range snapshot.ParentIDs {
-		d.lowers[i] = s.dirs.fs(id)
+		d.lowers[i] = s.dirs.fs(s.shared.real(id)) // whoever mounts may refuse symlinks
 	}
 	return d
 }

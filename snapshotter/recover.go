@@ -209,7 +209,7 @@ func (s *Snapshotter) index(inv inventory) error {
 			continue
 		}
 		if diff, ok := diffID(info.Name, info.Parent, info.Labels); ok {
-			s.shared.diffs[diff] = s.shared.real(id)
+			s.shared.offer(diff, id)
 		}
 	}
 	return nil

@@ -4,25 +4,26 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 )
 
-// stagedLabel is on the record of an active snapshot whose files are those of another one.
-const stagedLabel = "containerd.io/snapshot/mini.staged"
-
 // shared knows which snapshots have their files in common. A link snapshots/ID -> OWNER is made when a
 // layer is to be unpacked whose diff id a committed snapshot has: its files are the same wherever
-// in an image it stands, if they were written without a parent (overlayExtract).
+// in an image it stands, if they were written without a parent (overlayExtract). Prepare then gives a
+// mount that cannot be written to, which tells containerd 2.4 that there is nothing to fetch; older
+// ones do not say the diff id.
 type shared struct {
+	mu    sync.Mutex                 // for who reads outside of a transaction that writes
 	owner map[string]string          // of each link
 	links map[string]map[string]bool // of each owner
 	gone  map[string]bool            // owners without a record
 	diffs map[string]string          // diff id to the number of a snapshot that may have it
 }
 
-func newShared() shared {
-	return shared{
+func newShared() *shared {
+	return &shared{
 		owner: make(map[string]string), links: make(map[string]map[string]bool),
 		gone: make(map[string]bool), diffs: make(map[string]string),
 	}
@@ -30,6 +31,8 @@ func newShared() shared {
 
 // join notes a link.
 func (s *shared) join(id, owner string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.owner[id] = owner
 	if s.links[owner] == nil {
 		s.links[owner] = make(map[string]bool)
@@ -40,6 +43,8 @@ func (s *shared) join(id, owner string) {
 // leave says which directories nobody needs when the record of id goes, links first, and what there
 // is to forget when it is gone.
 func (s *shared) leave(id string) (free []string, forget func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if owner, is := s.owner[id]; is {
 		free = []string{id}
 		last := len(s.links[owner]) == 1
@@ -47,6 +52,8 @@ func (s *shared) leave(id string) (free []string, forget func()) {
 			free = append(free, owner)
 		}
 		return free, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			delete(s.owner, id)
 			delete(s.links[owner], id)
 			if last {
@@ -56,13 +63,45 @@ func (s *shared) leave(id string) (free []string, forget func()) {
 		}
 	}
 	if len(s.links[id]) > 0 {
-		return nil, func() { s.gone[id] = true }
+		return nil, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.gone[id] = true
+		}
 	}
 	return []string{id}, func() {}
 }
 
+// offer notes that id has the files of a diff id.
+func (s *shared) offer(diff, id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if owner, is := s.owner[id]; is {
+		id = owner
+	}
+	s.diffs[diff] = id
+}
+
+// find gives the snapshot that has the files of a diff id. Its mark proves it: that it is
+// there, that all of it is on disk, and that it was written without a parent.
+func (s *shared) find(d dirs, diff string) (id string, found bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, ok := s.diffs[diff]
+	if !ok {
+		return "", false
+	}
+	if text, err := os.ReadFile(d.layer(id)); err != nil || string(text) != diff+"\n" {
+		delete(s.diffs, diff)
+		return "", false
+	}
+	return id, true
+}
+
 // real is the snapshot that has the files of id.
 func (s *shared) real(id string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if owner, is := s.owner[id]; is {
 		return owner
 	}

@@ -30,7 +30,7 @@ type Snapshotter struct {
 
 	// mu is held while a transaction that writes is open. bolt has one at a time anyway.
 	mu     sync.Mutex
-	shared shared
+	shared *shared
 
 	closing sync.Once
 	closed  error

@@ -259,3 +259,27 @@ func TestIDMapped(t *testing.T) {
 		t.Errorf("the layer was changed: %d", st.Uid)
 	}
 }
+
+// mount(2) takes one page of options. containerd's mount gives paths relative to what they have in
+// common, so that the number of layers is bounded by the length of "NUMBER/fs:".
+func TestManyLayersLongPath(t *testing.T) {
+	root := onFileSystem(t, "tmpfs") + "/" + strings.Repeat("long", 40)
+	s := open(t, root)
+	const layers = 400
+	parent := ""
+	for i := range layers {
+		key, name := fmt.Sprintf("key-%d", i), fmt.Sprintf("layer-%d", i)
+		must(t, second(s.Prepare(ctx, key, parent)))
+		must(t, os.WriteFile(fmt.Sprintf("%s/f%d", s.dirs.fs(fmt.Sprint(i+1)), i), nil, 0o600))
+		must(t, s.Commit(ctx, name, key))
+		parent = name
+	}
+	mounts, err := s.Prepare(ctx, "box", parent)
+	must(t, err)
+	must(t, mount.WithTempMount(ctx, mounts, func(root string) error {
+		if got := len(names(t, root)); got != layers {
+			t.Errorf("%d files", got)
+		}
+		return nil
+	}))
+}

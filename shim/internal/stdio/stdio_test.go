@@ -354,15 +354,6 @@ func TestEndWhileFull(t *testing.T) {
 		if err := unix.Mkfifo(in, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		written := make(chan error, 1)
-		go func() {
-			w, err := os.OpenFile(in, os.O_WRONLY, 0)
-			if err == nil {
-				_, err = w.Write(data)
-				err = errors.Join(err, w.Close())
-			}
-			written <- err
-		}()
 		s, err := Open(t.Context(), Config{Stdin: in})
 		if err != nil {
 			t.Fatal(err)
@@ -373,9 +364,18 @@ func TestEndWhileFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Started()
+		w, err := os.OpenFile(in, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := s.CloseStdin(); err != nil {
 			t.Error(err)
 		}
+		written := make(chan error, 1)
+		go func() {
+			_, err := w.Write(data)
+			written <- errors.Join(err, w.Close())
+		}()
 		late := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
 		if err := cmd.Wait(); err != nil {
 			t.Fatalf("cat never saw the end of its input: %v", err)

@@ -17,8 +17,12 @@ FUZZTIME ?= 1m
 
 all: build
 
+# The shim speaks ttrpc alone: without gRPC's half of containerd's API it is 7 MB, not 13, and
+# starts sooner. The snapshotter speaks gRPC.
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -tags no_grpc -o bin/ \
+		$(addprefix ./cmd/,$(filter-out mini-snapshotter,$(BINARIES)))
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mini-snapshotter
 
 demo:
 	hack/demo
@@ -37,7 +41,7 @@ lint:
 	hack/lint
 
 bench:
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	hack/bench/run $(BENCHFLAGS)
 
 # Every fuzz target in turn, FUZZTIME each.
 fuzz:

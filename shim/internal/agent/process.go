@@ -209,6 +209,9 @@ func (p *Process) Open(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = p.sock.SetDeadline(time.Unix(1, 0)) })
 	_, err := p.receive()
+	// It has served: a hundred kilobytes that would stay for the life of
+	// the container.
+	p.program = nil
 	if !stop() && err != nil {
 		// An execve that hangs (a dead NFS server) is not one that may
 		// still happen after we said that it failed.

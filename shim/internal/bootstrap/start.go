@@ -205,9 +205,18 @@ func spawn(a *Args, path string, fd int) error {
 	}
 	files[0], files[1], files[2] = uintptr(null), uintptr(null), uintptr(null)
 	files[ListenerFd] = uintptr(fd)
-	pid, err := syscall.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{
-		Env: os.Environ(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
-	})
+	attr := &syscall.ProcAttr{Env: os.Environ(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
+	// By its path, for the name that ps(1) shows; by descriptor where the
+	// file has just been replaced.
+	const self = "/proc/self/exe"
+	exe, err := os.Readlink(self)
+	if err != nil {
+		return err
+	}
+	pid, err := syscall.ForkExec(exe, argv, attr)
+	if errors.Is(err, os.ErrNotExist) {
+		pid, err = syscall.ForkExec(self, argv, attr)
+	}
 	if err != nil {
 		return err
 	}

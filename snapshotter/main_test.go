@@ -78,19 +78,23 @@ func open(t testing.TB, root string, change ...func(*Config)) *Snapshotter {
 
 // remote is the snapshotter as containerd sees it, through a socket.
 func remote(s *Snapshotter, dir string) (snapshots.Snapshotter, func() error, error) {
-	socket := filepath.Join(dir, "s.sock")
+	client, end, err := serve(NewServer(s), filepath.Join(dir, "s.sock"))
+	return client, func() error { return errors.Join(end(), os.RemoveAll(dir)) }, err
+}
+
+// serve serves on a socket and gives a client of it.
+func serve(server *grpc.Server, socket string) (snapshots.Snapshotter, func() error, error) {
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		return nil, nil, err
 	}
-	server := NewServer(s)
 	go func() { _ = server.Serve(l) }()
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, nil, err
 	}
 	client := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "mini")
-	return client, func() error { server.Stop(); return errors.Join(conn.Close(), os.RemoveAll(dir)) }, nil
+	return client, func() error { server.Stop(); return conn.Close() }, nil
 }
 
 // onFileSystem mounts a new file system and gives its directory, or skips by name.

@@ -28,6 +28,9 @@ type trash struct {
 // may have run out.
 const again = 30 * time.Second
 
+// lull is how long the trash lies.
+const lull = 500 * time.Millisecond
+
 func newTrash(d dirs, log *slog.Logger) *trash {
 	t := &trash{dirs: d, log: log, bell: make(chan struct{}, 1), stop: make(chan struct{})}
 	t.wake() // what an earlier life has left
@@ -58,6 +61,13 @@ func (t *trash) run() {
 		case <-retry:
 		}
 		retry = nil
+		// Whoever removes one snapshot often removes or prepares more. Deleting in between would have
+		// each of those wait for the journal.
+		select {
+		case <-t.stop:
+			return
+		case <-time.After(lull):
+		}
 		if err := t.empty(); err != nil {
 			t.log.Warn("trash is not empty", "error", err)
 			retry = time.After(again)

@@ -18,6 +18,12 @@ type Config struct {
 
 	// Durable brings a layer to the disk before Commit answers.
 	Durable bool `toml:"durable"`
+	// Volatile spares containers the wait for the disk, on fsync and at their end: what a container
+	// wrote is lost if the machine goes down. Layers are not concerned.
+	Volatile bool `toml:"volatile"`
+	// IgnoreQuota makes a snapshot without limit where one is asked for and cannot be had, by the
+	// label containerd.io/snapshot/max-size, instead of refusing it.
+	IgnoreQuota bool `toml:"ignore_quota"`
 	// MountOptions go to every overlay mount. Of index, userxattr, metacopy and redirect_dir the
 	// right ones are found by themselves.
 	MountOptions []string `toml:"mount_options"`

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
 )
 
 // Prepare makes a snapshot that can be written to.
@@ -77,6 +78,11 @@ func (s *Snapshotter) request(kind snapshots.Kind, key, parent string, opts []sn
 		}
 	}
 	r.info.Kind, r.info.Name, r.info.Parent = kind, key, parent
+	// There are no project quotas yet: what is asked for is refused by name.
+	if size := r.info.Labels[snapshots.LabelSnapshotMaxSize]; size != "" && kind == snapshots.KindActive && !s.IgnoreQuota {
+		return r, fmt.Errorf("label %s=%s: quotas are not supported; ignore_quota goes on without: %w",
+			snapshots.LabelSnapshotMaxSize, size, errdefs.ErrNotImplemented)
+	}
 	r.ids, err = readIDMap(r.info.Labels)
 	return r, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,7 +59,11 @@ func Open(c Config) (_ *Snapshotter, err error) {
 	if s.features, err = probe(s.dirs); err != nil {
 		return nil, err
 	}
-	s.overlay = s.features.overlayOptions(c.MountOptions)
+	configured := c.MountOptions
+	if c.Volatile && !slices.Contains(configured, volatile) {
+		configured = append(slices.Clone(configured), volatile)
+	}
+	s.overlay = s.features.overlayOptions(configured)
 	if err := s.recover(); err != nil {
 		return nil, err
 	}
@@ -204,13 +209,27 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) (mounts []mount.Mo
 		if err != nil {
 			return fmt.Errorf("snapshot %q: %w", key, err)
 		}
-		mounts = s.mounts(s.describe(snapshot, info))
-		return nil
+		d := s.describe(snapshot, info)
+		mounts = s.mounts(d)
+		return s.forgive(d)
 	})
 	if err != nil {
 		return nil, plain(err)
 	}
 	return mounts, nil
+}
+
+// forgive takes away the mark of a volatile mount, which no overlay is mounted over again, so that
+// what may have been lost when the machine went down is not taken for whole (overlayfs.rst, "Volatile
+// mount"). Who asked for volatile uppers takes that risk, and wants to stop and start containers.
+func (s *Snapshotter) forgive(d description) error {
+	if d.kind != snapshots.KindActive || !slices.Contains(d.options, volatile) {
+		return nil
+	}
+	if err := os.RemoveAll(d.work + "/work/incompat/volatile"); err != nil {
+		return fmt.Errorf("volatile mark: %w", err)
+	}
+	return nil
 }
 
 // Features tells what this kernel can do with the file system of the directory.

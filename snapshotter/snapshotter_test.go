@@ -283,3 +283,49 @@ func TestManyLayersLongPath(t *testing.T) {
 		return nil
 	}))
 }
+
+// A container with a volatile upper is stopped and started again, and committed.
+func TestVolatile(t *testing.T) {
+	needRoot(t)
+	s := open(t, t.TempDir(), func(c *Config) { c.Volatile = true })
+	layerOf(t, s, "base", "", "f", "x")
+	first, err := s.Prepare(ctx, "box", "base")
+	must(t, err)
+	dir := t.TempDir()
+	run := func(mounts []mount.Mount, file string) error {
+		if err := mount.All(mounts, dir); err != nil { // WithTempMount leaves volatile out
+			return err
+		}
+		defer func() { must(t, mount.UnmountAll(dir, 0)) }()
+		return os.WriteFile(dir+"/"+file, nil, 0o600)
+	}
+	must(t, run(first, "one"))
+	if err := run(first, "no"); err == nil {
+		t.Error("the kernel takes a volatile upper twice: nothing is tested here")
+	}
+	again, err := s.Mounts(ctx, "box")
+	must(t, err)
+	must(t, run(again, "two"))
+	must(t, s.Commit(ctx, "layer", "box"))
+	must(t, second(s.View(ctx, "look", "layer")))
+	look, err := s.Mounts(ctx, "look")
+	must(t, err)
+	must(t, mount.WithTempMount(ctx, look, func(root string) error {
+		if got := fmt.Sprint(names(t, root)); got != "[f one two]" {
+			t.Error(got)
+		}
+		return nil
+	}))
+}
+
+// A limit that cannot be held is refused, unless that is configured.
+func TestQuotaIsRefused(t *testing.T) {
+	needRoot(t)
+	limit := snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotMaxSize: "1048576"})
+	s := open(t, t.TempDir())
+	if _, err := s.Prepare(ctx, "a", "", limit); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "max-size") {
+		t.Error(err)
+	}
+	s = open(t, t.TempDir(), func(c *Config) { c.IgnoreQuota = true })
+	must(t, second(s.Prepare(ctx, "a", "", limit)))
+}

@@ -210,7 +210,7 @@ func lookConfig(path string) []finding {
 	if !strings.Contains(string(data), "io.containerd.mini.v2") {
 		return []finding{{
 			what:   fmt.Sprintf("%s, version %d, names no runtime io.containerd.mini.v2", path, c.Version),
-			advice: "for Kubernetes add a runtime handler: docs/kubernetes.md",
+			advice: "for Kubernetes add a runtime handler: README.md, Kubernetes",
 		}}
 	}
 	return []finding{{what: fmt.Sprintf("%s, version %d, has the runtime", path, c.Version)}}

@@ -16,6 +16,9 @@ type Config struct {
 	Address  string `toml:"address"`   // socket that containerd connects to
 	LogLevel string `toml:"log_level"` // debug, info, warn or error
 
+	// MetricsAddress is where Prometheus reads /metrics, "unix:PATH" or "HOST:PORT"; nowhere if empty.
+	MetricsAddress string `toml:"metrics_address"`
+
 	// Durable brings a layer to the disk before Commit answers.
 	Durable bool `toml:"durable"`
 	// Volatile spares containers the wait for the disk, on fsync and at their end: what a container

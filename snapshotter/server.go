@@ -8,6 +8,7 @@ import (
 
 // NewServer gives a gRPC server with the API that containerd's proxy plugin speaks.
 func NewServer(s *Snapshotter, opts ...grpc.ServerOption) *grpc.Server {
+	opts = append(opts, grpc.UnaryInterceptor(s.metrics.unary), grpc.StreamInterceptor(s.metrics.stream))
 	server := grpc.NewServer(opts...)
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(s))
 	return server

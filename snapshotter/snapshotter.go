@@ -28,6 +28,7 @@ type Snapshotter struct {
 	features Features
 	trash    *trash
 	counter  *counter
+	metrics  *metrics
 
 	// mu is held while a transaction that writes is open. bolt has one at a time anyway.
 	mu     sync.Mutex
@@ -67,7 +68,7 @@ func Open(c Config) (_ *Snapshotter, err error) {
 	if err := s.recover(); err != nil {
 		return nil, err
 	}
-	s.trash, s.counter = newTrash(s.dirs, s.log), newCounter()
+	s.trash, s.counter, s.metrics = newTrash(s.dirs, s.log), newCounter(), newMetrics(s)
 	return s, nil
 }
 

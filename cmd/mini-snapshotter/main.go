@@ -47,6 +47,11 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
+	if c.MetricsAddress != "" {
+		if err := s.ServeMetrics(ctx, c.MetricsAddress); err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
+	}
 	server := snapshotter.NewServer(s)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(l) }()

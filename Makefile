@@ -10,6 +10,7 @@ GO      ?= go
 
 MODULE   := github.com/containerd-mini/mini
 BINARIES := $(notdir $(patsubst %/main.go,%,$(wildcard cmd/*/main.go)))
+SHIM     := containerd-shim-mini-v2
 LDFLAGS  := -s -w -X $(MODULE)/shim/internal/bootstrap.Version=$(VERSION)
 FUZZTIME ?= 1m
 
@@ -18,11 +19,11 @@ FUZZTIME ?= 1m
 all: build
 
 # The shim speaks ttrpc alone: without gRPC's half of containerd's API it is 7 MB, not 13, and
-# starts sooner. The snapshotter speaks gRPC.
+# starts sooner. The others speak gRPC.
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -tags no_grpc -o bin/ \
-		$(addprefix ./cmd/,$(filter-out mini-snapshotter,$(BINARIES)))
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mini-snapshotter
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -tags no_grpc -o bin/ ./cmd/$(SHIM)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ \
+		$(addprefix ./cmd/,$(filter-out $(SHIM),$(BINARIES)))
 
 demo:
 	hack/demo

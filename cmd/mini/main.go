@@ -1,5 +1,5 @@
 // Command mini is the operator's tool: it explains, diagnoses and tells its
-// version. It changes nothing.
+// version. Nothing but `snapshotter fsck --repair` changes anything.
 package main
 
 import (
@@ -17,6 +17,12 @@ const usage = `usage: mini COMMAND
   features         print the OCI features of the runtime, as JSON
   doctor           look at this machine: kernel, cgroups, containerd; say what
                    to do about each finding
+  config containerd VERSION
+                   print the part of containerd's configuration that makes
+                   the snapshotter known; 2, 3 or 4 is that configuration's
+                   version
+  snapshotter ls|usage|fsck [--repair]
+                   look at the snapshots, and mend them
   version          print the version
 `
 
@@ -35,6 +41,12 @@ func run(args []string) error {
 		os.Exit(2)
 	}
 	command, rest := args[0], args[1:]
+	switch command {
+	case "config":
+		return runConfig(rest)
+	case "snapshotter":
+		return runSnapshotter(rest)
+	}
 	if want := map[string]int{"explain": 1}[command]; len(rest) != want {
 		return fmt.Errorf("%s: want %d arguments, have %d", command, want, len(rest))
 	}

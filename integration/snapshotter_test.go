@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 
 	"github.com/containerd-mini/mini/integration/internal/daemon"
 	"github.com/containerd-mini/mini/snapshotter"
@@ -28,6 +29,7 @@ type service struct {
 	binary string
 	config snapshotter.Config
 	cmd    *exec.Cmd
+	daemon *daemon.Daemon // that uses it, once it does
 }
 
 func newService(t *testing.T) *service {
@@ -56,6 +58,15 @@ func (s *service) serve() {
 	eventually(s.t, "the snapshotter listens", func() bool {
 		_, err := os.Stat(s.config.Address)
 		return err == nil
+	})
+	if s.daemon == nil {
+		return
+	}
+	// After a failed attempt to connect containerd waits up to 3 s before the next, and meanwhile says
+	// "unavailable" by itself. Under socket activation there is no failed attempt.
+	eventually(s.t, "containerd connects again", func() bool {
+		_, err := s.daemon.Client().SnapshotService("mini").Stat(s.daemon.Context(), "none")
+		return errdefs.IsNotFound(err)
 	})
 }
 
@@ -89,6 +100,7 @@ func withSnapshotter(t *testing.T, version string) (*daemon.Daemon, *service) {
 	t.Helper()
 	s := newService(t)
 	d := daemon.Start(t, daemon.Options{Version: version, Config: s.dropIn(version)})
+	s.daemon = d
 	s.serve()
 	t.Cleanup(func() { s.end(syscall.SIGTERM) })
 	return d, s
@@ -254,7 +266,7 @@ func TestSnapshotterIsKilledInUnpack(t *testing.T) {
 	for i := range 12 {
 		cmd := d.CtrCommand("images", "import", "--snapshotter", "mini", path)
 		must(t, cmd.Start())
-		time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
+		time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
 		s.end(syscall.SIGKILL)
 		s.serve()
 		if cmd.Wait() != nil {
@@ -280,7 +292,8 @@ func tree(t *testing.T, d *daemon.Daemon, name string) string {
 	diffs, err := image.RootFS(d.Context())
 	must(t, err)
 	sn := d.Client().SnapshotService(name)
-	mounts, err := sn.View(d.Context(), "tree", chainID(diffs))
+	keep := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "test"})
+	mounts, err := sn.View(d.Context(), "tree", chainID(diffs), keep)
 	must(t, err)
 	defer func() { must(t, sn.Remove(d.Context(), "tree")) }()
 	var all strings.Builder

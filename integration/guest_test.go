@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/integration/internal/daemon"
 )
@@ -327,4 +328,34 @@ func TestGuestKillPaused(t *testing.T) {
 		t.Errorf("status %d, want 137", got)
 	}
 	d.AssertClean()
+}
+
+// Writes to a disk are as slow as they have to be.
+func TestGuestIO(t *testing.T) {
+	needs(t, "io")
+	d := shared(t, "2.4")
+	var stat unix.Stat_t
+	must(t, unix.Stat(d.Dir, &stat))
+	major, minor := int64(unix.Major(stat.Dev)), int64(unix.Minor(stat.Dev))
+	if _, err := os.Stat(fmt.Sprintf("/sys/dev/block/%d:%d/queue", major, minor)); err != nil {
+		t.Skipf("%s: %s is not on a whole disk: %v", t.Name(), d.Dir, err)
+	}
+	slow := specs.LinuxThrottleDevice{Rate: mebi}
+	slow.Major, slow.Minor = major, minor
+	task := start(t, d, "box", limited(&specs.LinuxResources{
+		BlockIO: &specs.LinuxBlockIO{ThrottleWriteBpsDevice: []specs.LinuxThrottleDevice{slow}},
+	}), sleeper())
+	from := time.Now()
+	if status, out := command(t, d, task, "e", "", "dd", "if=/dev/zero", "of=/file", "bs=1M", "count=4", "conv=fsync"); status != 0 {
+		t.Errorf("status %d: %s", status, out)
+	}
+	if took := time.Since(from); took < 3*time.Second {
+		t.Errorf("4 MiB at 1 MiB/s in %s", took)
+	}
+	for _, e := range measure(t, d, task).Io.GetUsage() {
+		if e.Major == uint64(major) && e.Minor == uint64(minor) && e.Wbytes >= 4*mebi {
+			return
+		}
+	}
+	t.Errorf("measured: %v", measure(t, d, task).Io)
 }

@@ -2,6 +2,8 @@
 # make demo       a tour with containerd, on a bare Debian machine; needs root
 # make test       lint, unit tests, integration tests; needs root for most of them
 # make install    the binaries into PREFIX/bin; DESTDIR is honoured
+# make vm-test    tests in a guest of its own, whose cgroups have every controller
+# make vm-shell   a shell in that guest
 # make uninstall, lint, bench, fuzz, proto, clean
 
 PREFIX  ?= /usr/local
@@ -14,7 +16,7 @@ SHIM     := containerd-shim-mini-v2
 LDFLAGS  := -s -w -X $(MODULE)/shim/internal/bootstrap.Version=$(VERSION)
 FUZZTIME ?= 1m
 
-.PHONY: all build demo test install uninstall lint bench clean proto fuzz
+.PHONY: all build demo test install uninstall lint bench clean proto fuzz vm-test vm-shell
 
 all: build
 
@@ -40,6 +42,12 @@ uninstall:
 
 lint:
 	hack/lint
+
+vm-test:
+	hack/vm/test
+
+vm-shell:
+	hack/vm/run
 
 bench:
 	hack/bench/run $(BENCHFLAGS)

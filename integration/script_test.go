@@ -19,7 +19,8 @@ import (
 //	ctr ARG...               ctr in the containerd namespace of the script
 //	run ARG...               ctr run with the runtime under test
 //	status N COMMAND ARG...  succeeds if the command exits with N
-//	feed FILE COMMAND ARG... the command with the file as stdin, which ends a second later: ctr misses
+//	feed FILE COMMAND ARG... the command with the file as stdin, which ends a second later
+//	                         (MINI_TEST_FEED_SECONDS on a slow machine): ctr misses
 //	                         an end of file that comes before the answer to Create
 //	await PATTERN COMMAND... the command again and again, until its output has the pattern (10 s)
 //
@@ -113,7 +114,7 @@ func writePrograms(bin string, d *daemon.Daemon) error {
 "$@" && got=0 || got=$?
 [ $got = $want ] || { echo "exit status $got, want $want" >&2; exit 1; }`,
 		"feed": `file=$1; shift
-(cat "$file"; sleep 1) | "$@"`,
+(cat "$file"; sleep ${MINI_TEST_FEED_SECONDS:-1}) | "$@"`,
 		"await": `pattern=$1; shift
 for i in $(seq 100); do
 	out=$("$@" 2>&1) && printf '%s\n' "$out" | grep -E -- "$pattern" && exit

@@ -336,7 +336,7 @@ func TestDeleteWaits(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
 	err := g.Delete(ctx)
-	want := fmt.Sprintf(`cgroup %s: delete: context deadline exceeded: pid %d "sleep" state S`, g.Path(), cmd.Process.Pid)
+	want := fmt.Sprintf(`cgroup %s: delete: context deadline exceeded: pid %d "sleep" state `, g.Path(), cmd.Process.Pid)
 	if err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}

@@ -69,10 +69,13 @@ type Container struct {
 	filter    *program.Op // that loads its seccomp filter, for its execs
 	stopWatch context.CancelFunc
 
+	// oomMu guards oom, the OOM kills that were told.
+	oomMu sync.Mutex
+	oom   uint64
+
 	// mu guards what follows, and is held while a state changes.
 	mu    sync.Mutex
 	execs map[string]*Process
-	oom   uint64
 	ended bool // the first process has
 }
 
@@ -167,8 +170,11 @@ func (c *Container) makeGroup(plan *program.Plan, undo *cleanup) error {
 	return c.apply(plan.Cgroup)
 }
 
+// controllers are those that limits need, and those that count: a container
+// without a limit is measured too, may be killed for want of memory by an
+// ancestor's limit, and may be given a limit later.
 func controllers(r program.Resources) []string {
-	var need []string
+	need := []string{"cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"}
 	for _, w := range r.Writes {
 		if w.Controller != "" {
 			need = append(need, w.Controller)
@@ -431,11 +437,12 @@ func (c *Container) watchOOM(ctx context.Context) {
 }
 
 func (c *Container) sawOOM(kills uint64) {
-	c.mu.Lock()
-	grown := kills > c.oom
-	c.oom = max(kills, c.oom)
-	c.mu.Unlock()
-	if grown {
+	// Held while it is told: who finds that it has not grown may go on to
+	// report the exit.
+	c.oomMu.Lock()
+	defer c.oomMu.Unlock()
+	if kills > c.oom {
+		c.oom = kills
 		c.cfg.OOMKilled()
 	}
 }

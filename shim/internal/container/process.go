@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,6 +76,12 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, pid
 		cmd.Files = append(cmd.Files, uintptr(fd))
 	}
 	proc, err := p.container.agent.Start(ctx, cmd)
+	if errors.Is(err, unix.EBUSY) && p.execID != "" {
+		// The container has made cgroups of its own and given them
+		// controllers: processes are in leaves alone, as its first is
+		// (cgroups(7), "no internal processes").
+		proc, err = p.startBesideInit(ctx, cmd)
+	}
 	if err != nil {
 		return err
 	}
@@ -93,6 +101,30 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, pid
 	p.proc, p.pid, p.io = proc, proc.Pid, io
 	p.mu.Unlock()
 	return nil
+}
+
+// startBesideInit starts an exec in the cgroup that the container's first
+// process has moved to.
+func (p *Process) startBesideInit(ctx context.Context, cmd agent.Command) (*agent.Process, error) {
+	c := p.container
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.init.Pid()))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(data)) {
+		path, v2 := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !v2 || !strings.HasPrefix(path, CgroupPath(c.cfg.ID, c.cfg.Spec)+"/") {
+			continue
+		}
+		fd, err := unix.Open(filepath.Join(c.cfg.CgroupRoot, path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		defer unix.Close(fd)
+		cmd.Cgroup = fd
+		return c.agent.Start(ctx, cmd)
+	}
+	return nil, fmt.Errorf("cgroup of process %d: not below the container's", c.init.Pid())
 }
 
 // takeConsole checks that what came out of the container is the master of a

@@ -23,7 +23,7 @@ type Mount struct {
 func openRootfs(mounts []Mount, path string) (int, error) {
 	switch len(mounts) {
 	case 0:
-		fd, err := openTree(path, true)
+		fd, err := openBind(Mount{Source: path})
 		if err != nil {
 			return -1, fmt.Errorf("root.path: %w", err)
 		}

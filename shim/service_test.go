@@ -374,3 +374,19 @@ func TestFeatures(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestSharedRoot: a root on a mount that is shared, as all are under systemd.
+func TestSharedRoot(t *testing.T) {
+	r := newRig(t)
+	rootfs := r.spec().Root.Path
+	r.must(unix.Mount(rootfs, rootfs, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { r.must(unix.Unmount(rootfs, unix.MNT_DETACH)) })
+	r.must(unix.Mount("", rootfs, "", unix.MS_SHARED, ""))
+	r.run("x", "true")
+	if got := r.remove("x"); got.ExitStatus != 0 {
+		t.Errorf("status %d", got.ExitStatus)
+	}
+	if data, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Count(string(data), rootfs) != 1 {
+		t.Errorf("a mount of the container came to the host, or %v", err)
+	}
+}

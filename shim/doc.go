@@ -6,7 +6,7 @@
 // or pod:
 //
 //	containerd ---exec---> shim start         binds the socket, answers with its
-//	     |                     |              address and is gone in two milliseconds
+//	     |                     |              address and is gone in milliseconds
 //	     |                     +--exec---> the shim, a daemon: root, all capabilities
 //	     |                                    |
 //	     +---ttrpc: Create, Start, ... ------>+---clone---> agent ---execve---> container

@@ -1,9 +1,7 @@
 // Package early runs what needs no daemon (package bootstrap) while the program
-// is being initialised. Go initialises packages in the order of their import
-// paths, as far as their imports allow: so at this point little more than os
-// and syscall has been, and the inits of protobuf, ttrpc and net (a third of
-// the time that `start` takes) never run. It is imported for that effect alone,
-// by the shim's main package.
+// is being initialised, before the packages that only the daemon needs, as far
+// as Go's order allows: by import path, each after what it imports. It is
+// imported for that effect alone, by the shim's main package.
 package early
 
 import (

@@ -3,9 +3,10 @@
 //
 // containerd runs our binary three times in the life of a container: `start`,
 // the daemon that start leaves behind, and `delete`; and waits for the first
-// and the last. So this package imports little more than os and syscall, and
-// its sister package early runs it before the packages of the daemon have even
-// been initialised.
+// and the last. So this package imports none of ours and nothing of protobuf,
+// and package shim/early runs it before main. It is not as early as it could be:
+// fmt, flag and encoding/json, which it imports, are initialised only after
+// packages of the daemon that need less.
 //
 // Four dialects of `start`:
 //

@@ -4,8 +4,8 @@
 // gRPC.
 //
 // For each process one goroutine waits on its pidfd. It alone ends the
-// process's life here: it reads the OOM count before it says how the process
-// ended, sets the state, reports, and drains the streams.
+// process's life here: it reads the OOM count and drains the streams before it
+// says how the process ended, sets the state, and reports.
 //
 // What is allowed in which state is one table: state.go.
 package container

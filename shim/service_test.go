@@ -385,6 +385,7 @@ func TestSharedRoot(t *testing.T) {
 	before, err := os.ReadFile("/proc/self/mountinfo")
 	r.must(err)
 	r.run("x", "true")
+	r.wait("x")
 	if got := r.remove("x"); got.ExitStatus != 0 {
 		t.Errorf("status %d", got.ExitStatus)
 	}

@@ -337,7 +337,8 @@ func TestDeleteWaits(t *testing.T) {
 	defer cancel()
 	err := g.Delete(ctx)
 	want := fmt.Sprintf(`cgroup %s: delete: context deadline exceeded: pid %d "sleep" state `, g.Path(), cmd.Process.Pid)
-	if err == nil || !strings.HasPrefix(err.Error(), want) {
+	// It sleeps, or on a slow machine is on its way there.
+	if err == nil || !strings.HasPrefix(err.Error(), want+"S") && !strings.HasPrefix(err.Error(), want+"R") {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 

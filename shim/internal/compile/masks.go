@@ -17,12 +17,15 @@ import (
 // no mask.
 func (b *builder) masks() error {
 	l := b.spec.Linux
-	for _, p := range slices.Concat(l.MaskedPaths, l.ReadonlyPaths) {
+	for _, p := range l.MaskedPaths {
 		if !path.IsAbs(p) {
 			return invalid("linux.maskedPaths", "%q: not an absolute path", p)
 		}
 	}
 	for _, p := range l.ReadonlyPaths {
+		if !path.IsAbs(p) {
+			return invalid("linux.readonlyPaths", "%q: not an absolute path", p)
+		}
 		b.readonly(p)
 	}
 	if len(l.MaskedPaths) > 0 {

@@ -2,10 +2,8 @@ package bootstrap
 
 import (
 	"errors"
-	"flag"
-	"fmt"
-	"io"
 	"os"
+	"strconv"
 )
 
 // Version of mini, set by the linker.
@@ -14,35 +12,23 @@ var Version = "dev"
 // Args are the flags that containerd gives to a shim.
 type Args struct {
 	Namespace, ID, Address string
-	PublishBinary, Bundle  string
-	Socket                 string
+	Bundle, Socket         string
 	Debug, Info, Version   bool
 	Action                 string // "start", "delete", or "" for the daemon
 }
 
-// Parse reads the command line.
+// Parse reads the command line, in the forms of package flag.
 func Parse(argv []string) (Args, error) {
 	var a Args
-	fs := flag.NewFlagSet("containerd-shim-mini-v2", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.StringVar(&a.Namespace, "namespace", "", "namespace that owns the shim")
-	fs.StringVar(&a.ID, "id", "", "id of the container")
-	fs.StringVar(&a.Address, "address", "", "address of containerd's gRPC socket")
-	fs.StringVar(&a.PublishBinary, "publish-binary", "", "path of containerd, unused: events go over ttrpc")
-	fs.StringVar(&a.Bundle, "bundle", "", "path of the bundle, if it is not the working directory")
-	fs.StringVar(&a.Socket, "socket", "", "path of the shim's socket, for the daemon")
-	fs.BoolVar(&a.Debug, "debug", false, "log debug messages")
-	fs.BoolVar(&a.Info, "info", false, "print the runtime's features, as protobuf")
-	fs.BoolVar(&a.Version, "v", false, "print the version")
-	fs.BoolVar(&a.Version, "version", false, "print the version")
-	if err := fs.Parse(argv); err != nil {
+	rest, err := a.flags(argv)
+	if err != nil {
 		return a, err
 	}
-	switch rest := fs.Args(); {
+	switch {
 	case len(rest) > 1:
-		return a, fmt.Errorf("unexpected argument %q", rest[1])
+		return a, errors.New("unexpected argument " + strconv.Quote(rest[1]))
 	case len(rest) == 1 && rest[0] != "start" && rest[0] != "delete":
-		return a, fmt.Errorf("action %q: want start or delete", rest[0])
+		return a, errors.New("action " + strconv.Quote(rest[0]) + ": want start or delete")
 	case len(rest) == 1:
 		a.Action = rest[0]
 	}
@@ -52,11 +38,87 @@ func Parse(argv []string) (Args, error) {
 	return a, a.check()
 }
 
+// flags sets the flags of argv and returns the arguments after them. Each may
+// stand with one dash or two, a string as -name value or -name=value.
+func (a *Args) flags(argv []string) (rest []string, err error) {
+	var ignored string // the path of containerd: events go over ttrpc
+	for len(argv) > 0 && len(argv[0]) > 1 && argv[0][0] == '-' {
+		arg := argv[0][1:]
+		argv = argv[1:]
+		if arg[0] == '-' {
+			if arg = arg[1:]; arg == "" {
+				break
+			}
+		}
+		name, value, given := cut(arg, "=")
+		var text *string
+		var set *bool
+		switch name {
+		case "namespace":
+			text = &a.Namespace
+		case "id":
+			text = &a.ID
+		case "address": // of containerd's gRPC socket
+			text = &a.Address
+		case "publish-binary":
+			text = &ignored
+		case "bundle": // if it is not the working directory
+			text = &a.Bundle
+		case "socket": // the shim's own, for the daemon
+			text = &a.Socket
+		case "debug":
+			set = &a.Debug
+		case "info":
+			set = &a.Info
+		case "v", "version":
+			set = &a.Version
+		default:
+			return nil, errors.New("flag provided but not defined: -" + name)
+		}
+		switch {
+		case set != nil && given:
+			if *set, err = strconv.ParseBool(value); err != nil {
+				return nil, wrap("-"+name, err)
+			}
+		case set != nil:
+			*set = true
+		case given:
+			*text = value
+		case len(argv) == 0:
+			return nil, errors.New("flag needs an argument: -" + name)
+		default:
+			*text, argv = argv[0], argv[1:]
+		}
+	}
+	return argv, nil
+}
+
+// cut is strings.Cut, and wrap is fmt.Errorf("%s: %w"): see doc.go for what
+// this package does without.
+func cut(s, sep string) (before, after string, found bool) {
+	for i := 0; i+len(sep) <= len(s); i++ {
+		if s[i:i+len(sep)] == sep {
+			return s[:i], s[i+len(sep):], true
+		}
+	}
+	return s, "", false
+}
+
+type wrapped struct {
+	what string
+	err  error
+}
+
+func (w *wrapped) Error() string { return w.what + ": " + w.err.Error() }
+func (w *wrapped) Unwrap() error { return w.err }
+
+func wrap(what string, err error) error { return &wrapped{what, err} }
+
 // check refuses names that would lead out of a directory.
 func (a *Args) check() error {
 	for _, f := range []struct{ name, value string }{{"namespace", a.Namespace}, {"id", a.ID}} {
 		if err := checkName(f.value); err != nil {
-			return fmt.Errorf("-%s: %w", f.name, err)
+			return wrap("-"+f.name, err)
 		}
 	}
 	return nil
@@ -68,11 +130,11 @@ func checkName(s string) error {
 	}
 	for i := 0; i < len(s); i++ {
 		if s[i] == '/' || s[i] == 0 {
-			return fmt.Errorf("%q: not a name", s)
+			return errors.New(strconv.Quote(s) + ": not a name")
 		}
 	}
 	if s == "." || s == ".." {
-		return fmt.Errorf("%q: not a name", s)
+		return errors.New(strconv.Quote(s) + ": not a name")
 	}
 	return nil
 }
@@ -89,8 +151,8 @@ func Run(argv []string) (handled bool, err error) {
 	case err != nil:
 		return true, err
 	case a.Version:
-		fmt.Printf("containerd-shim-mini-v2:\n  Version:  %s\n", Version)
-		return true, nil
+		_, err := os.Stdout.WriteString("containerd-shim-mini-v2:\n  Version:  " + Version + "\n")
+		return true, err
 	case a.Info:
 		return false, nil
 	case a.Action == "start":

@@ -1,12 +1,9 @@
 package bootstrap
 
 import (
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -29,7 +26,7 @@ func (a *Args) bundle() string {
 // deleteEarly answers `delete` after an orderly end, which leaves nothing to
 // clean up: by far the most. containerd runs it then too.
 func deleteEarly(a *Args) (handled bool, err error) {
-	_, err = os.Lstat(filepath.Join(a.bundle(), RecordName))
+	_, err = os.Lstat(a.bundle() + "/" + RecordName)
 	if err == nil {
 		return false, nil
 	}
@@ -60,7 +57,7 @@ func removeSocket(a *Args) {
 		}
 		path = SocketPath(defaultSocketDir, a.Address, a.Namespace, group)
 	}
-	lock, err := syscall.Open(filepath.Dir(path), syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	lock, err := syscall.Open(parent(path), syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
@@ -74,18 +71,16 @@ func removeSocket(a *Args) {
 // recordedSocket is the path that containerd wrote down when it got our answer
 // to `start`, or "".
 func (a *Args) recordedSocket() string {
-	data, err := os.ReadFile(filepath.Join(a.bundle(), "bootstrap.json"))
+	data, err := os.ReadFile(a.bundle() + "/bootstrap.json")
 	if err != nil {
 		return ""
 	}
-	var b struct {
-		Address string `json:"address"`
-	}
-	if err := json.Unmarshal(data, &b); err != nil {
+	address, err := text(data, "address")
+	if err != nil {
 		return ""
 	}
-	path, ok := strings.CutPrefix(b.Address, "unix://")
-	if !ok {
+	scheme, path, _ := cut(address, "://")
+	if scheme != "unix" {
 		return ""
 	}
 	return path

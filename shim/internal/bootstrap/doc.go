@@ -3,10 +3,11 @@
 //
 // containerd runs our binary three times in the life of a container: `start`,
 // the daemon that start leaves behind, and `delete`; and waits for the first
-// and the last. So this package imports none of ours and nothing of protobuf,
-// and package shim/early runs it before main. It is not as early as it could be:
-// fmt, flag and encoding/json, which it imports, are initialised only after
-// packages of the daemon that need less.
+// and the last. So this package imports none of ours, nothing of protobuf, and
+// of the standard library only what does without unicode and reflect: then
+// package shim/early, which runs it, is initialised before all that the daemon
+// needs, and what is done here ends before the rest of the program begins. It
+// reads flags, two strings of JSON and the few messages by itself for that.
 //
 // Four dialects of `start`:
 //

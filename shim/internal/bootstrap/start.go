@@ -1,14 +1,10 @@
 package bootstrap
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
+	"hash/fnv"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"syscall"
 )
@@ -29,7 +25,7 @@ var groupAnnotations = []string{"io.containerd.runc.v2.group", "io.kubernetes.cr
 func start(a *Args, stdin io.Reader) ([]byte, error) {
 	in, err := io.ReadAll(io.LimitReader(stdin, maxStdin))
 	if err != nil {
-		return nil, fmt.Errorf("stdin: %w", err)
+		return nil, wrap("stdin", err)
 	}
 	p, modern := parseParams(in, a)
 	dir := defaultSocketDir
@@ -68,30 +64,43 @@ func answer(path string, modern bool) []byte {
 }
 
 // SocketPath is where the shim of a group listens: the same for all its
-// containers, another for each containerd.
+// containers, another for each containerd. Who chooses these names may name
+// another's group as well: the hash keeps them short, not secret.
 func SocketPath(dir, address, namespace, group string) string {
-	sum := sha256.Sum256([]byte(address + "\x00" + namespace + "\x00" + group))
-	return filepath.Join(dir, hex.EncodeToString(sum[:]))
+	h := fnv.New128a()
+	_, _ = io.WriteString(h, address+"\x00"+namespace+"\x00"+group) // never an error: hash.Hash
+	const digits = "0123456789abcdef"
+	name := make([]byte, 0, 32)
+	for _, b := range h.Sum(nil) {
+		name = append(name, digits[b>>4], digits[b&15])
+	}
+	return dir + "/" + string(name)
 }
 
 // group reads from the spec in the bundle which group the container belongs
 // to: its own, unless an annotation says otherwise.
 func group(bundle, id string) (string, error) {
-	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	const file = "config.json"
+	data, err := os.ReadFile(bundle + "/" + file)
 	if errors.Is(err, os.ErrNotExist) {
 		return id, nil
 	}
 	if err != nil {
 		return "", err
 	}
-	var spec struct {
-		Annotations map[string]string `json:"annotations"`
+	annotations, err := member(data, "annotations")
+	if err != nil {
+		return "", wrap(file, err)
 	}
-	if err := json.Unmarshal(data, &spec); err != nil {
-		return "", fmt.Errorf("config.json: %w", err)
+	if annotations == nil || string(annotations) == "null" {
+		return id, nil
 	}
 	for _, name := range groupAnnotations {
-		if g := spec.Annotations[name]; g != "" {
+		g, err := text(annotations, name)
+		if err != nil {
+			return "", wrap(file+": annotations", err)
+		}
+		if g != "" {
 			return g, nil
 		}
 	}
@@ -102,7 +111,7 @@ func group(bundle, id string) (string, error) {
 // already there, or by a new one. The directory's lock keeps two starts of the
 // same pod apart.
 func listenAndSpawn(a *Args, path string) error {
-	dir := filepath.Dir(path)
+	dir := parent(path)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return err
 	}
@@ -112,20 +121,29 @@ func listenAndSpawn(a *Args, path string) error {
 	}
 	defer syscall.Close(lock)
 	if err := flock(lock); err != nil {
-		return fmt.Errorf("lock %s: %w", dir, err)
+		return wrap("lock "+dir, err)
 	}
 	fd, err := listen(path)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", path, err)
+		return wrap("listen on "+path, err)
 	}
 	if fd < 0 {
 		return nil
 	}
 	defer syscall.Close(fd)
 	if err := spawn(a, path, fd); err != nil {
-		return errors.Join(fmt.Errorf("start the shim: %w", err), os.Remove(path))
+		return errors.Join(wrap("start the shim", err), os.Remove(path))
 	}
 	return nil
+}
+
+// parent is the directory of a socket.
+func parent(path string) string {
+	i := len(path) - 1
+	for i > 0 && path[i] != '/' {
+		i--
+	}
+	return path[:i]
 }
 
 func flock(fd int) error {

@@ -5,7 +5,8 @@
 //	N passed, N failed, N skipped
 //
 // Tests that only hold subtests are not counted, their subtests are. A package that fails without a
-// failed test, say because it does not build, is one failure. The exit status is 1 if anything failed.
+// failed test, say because it does not build, is one failure, and so is one that does not end. The exit
+// status is 1 if anything failed.
 //
 // Each argument NAME=STATUS counts as one more test, which has failed unless STATUS is 0.
 package main
@@ -16,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -188,8 +190,28 @@ func reason(output []string) string {
 	return "no reason given"
 }
 
+// unfinished fails the packages whose end is not in the stream: what ran them has died.
+func (s *summary) unfinished() {
+	var open []string
+	for _, t := range s.tests {
+		if t.pkg != "" && !slices.Contains(open, t.pkg) {
+			open = append(open, t.pkg)
+		}
+	}
+	slices.Sort(open)
+	for _, pkg := range open {
+		whole := s.tests[pkg+" "]
+		if whole == nil {
+			whole = &test{pkg: pkg}
+		}
+		delete(s.tests, pkg+" ")
+		s.finishPackage(whole, &event{Action: "fail", Package: pkg})
+	}
+}
+
 // close prints the end and tells whether all is well.
 func (s *summary) close() bool {
+	s.unfinished()
 	if len(s.skipped) > 0 {
 		fmt.Fprintf(s.out, "\nskipped:\n")
 		for _, name := range s.skipped {

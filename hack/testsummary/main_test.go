@@ -47,6 +47,41 @@ func TestSummary(t *testing.T) {
 {"Action":"fail","Package":"p","FailedBuild":"p"}`,
 			"failed:\n  p\n\n0 passed, 1 failed, 0 skipped\n",
 		},
+		{
+			"the stream ends early",
+			`{"Action":"start","Package":"p"}
+{"Action":"run","Package":"p","Test":"T"}
+{"Action":"pass","Package":"p","Test":"T"}
+{"Action":"run","Package":"p","Test":"U"}`,
+			"failed:\n  p U\n\n1 passed, 1 failed, 0 skipped\n",
+		},
+		{
+			"the stream ends between two tests",
+			`{"Action":"start","Package":"p"}
+{"Action":"run","Package":"p","Test":"T"}
+{"Action":"pass","Package":"p","Test":"T"}`,
+			"failed:\n  p\n\n1 passed, 1 failed, 0 skipped\n",
+		},
+		{
+			"a machine dies, another one lacks something",
+			`{"Action":"fail","Package":"guest"}
+{"Action":"run","Package":"other","Test":"all"}
+{"Action":"output","Package":"other","Test":"all","Output":"no root\n"}
+{"Action":"skip","Package":"other","Test":"all"}`,
+			"skipped:\n  other all: no root\n\nfailed:\n  guest\n\n0 passed, 1 failed, 1 skipped\n",
+		},
+		{
+			"one name in two places",
+			`{"Action":"start","Package":"p"}
+{"Action":"run","Package":"p","Test":"T"}
+{"Action":"pass","Package":"p","Test":"T"}
+{"Action":"pass","Package":"p"}
+{"Action":"start","Package":"guest/p"}
+{"Action":"run","Package":"guest/p","Test":"T"}
+{"Action":"fail","Package":"guest/p","Test":"T"}
+{"Action":"fail","Package":"guest/p"}`,
+			"failed:\n  guest/p T\n\n1 passed, 1 failed, 0 skipped\n",
+		},
 		{"nothing", "", "no test has run\n\n0 passed, 1 failed, 0 skipped\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

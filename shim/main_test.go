@@ -28,8 +28,9 @@ import (
 	"github.com/containerd-mini/mini/shim/internal/container"
 )
 
-// testCgroup is the parent of all cgroups of these tests.
-const testCgroup = "mini-shim-test"
+// testCgroup is the parent of all cgroups of these tests, in this run: another
+// one may share the machine.
+var testCgroup = fmt.Sprintf("mini-shim-test-%d", os.Getpid())
 
 // cgroupRoot is where this machine has cgroup v2.
 func cgroupRoot() string {

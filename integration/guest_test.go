@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,97 +102,6 @@ func group(t *testing.T, d *daemon.Daemon, id, file string) string {
 	data, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", d.Namespace, id, file))
 	must(t, err)
 	return strings.TrimSpace(string(data))
-}
-
-// A container that takes more memory than it may is killed, and whoever follows its events hears why
-// before hearing that it has ended.
-func TestGuestOOM(t *testing.T) {
-	needs(t, "memory")
-	d := shared(t, "2.4")
-	next := follow(t, d)
-	for i := range 5 {
-		id := fmt.Sprintf("box%d", i)
-		task := start(t, d, id, limited(memory(32*mebi)), oci.WithProcessArgs(hold(128)...))
-		if got := end(t, d, task); got != 137 {
-			t.Errorf("status %d, want 137", got)
-		}
-		want := []string{"/tasks/create " + id, "/tasks/start " + id, "/tasks/oom " + id, "/tasks/exit " + id + " 137", "/tasks/delete " + id}
-		if got := until(next, "/tasks/delete "+id); !slices.Equal(got, want) {
-			t.Errorf("events:\n\t%s\nwant:\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
-		}
-	}
-}
-
-// The first process lives on when an exec is killed for want of memory. None of many is missed, and none
-// is told after the exit that it led to.
-func TestGuestOOMOfExec(t *testing.T) {
-	needs(t, "memory")
-	d := shared(t, "2.4")
-	next := follow(t, d)
-	task := start(t, d, "box", limited(memory(32*mebi)), sleeper())
-	until(next, "/tasks/start box")
-	for i := range 40 {
-		id := fmt.Sprintf("e%d", i)
-		if status, out := command(t, d, task, id, "", hold(128)...); status != 137 {
-			t.Fatalf("%s: status %d, want 137: %s", id, status, out)
-		}
-		want := []string{"/tasks/exec-added " + id, "/tasks/exec-started " + id, "/tasks/oom box", "/tasks/exit " + id + " 137"}
-		got := until(next, "/tasks/exit "+id+" 137")
-		slices.Sort(got[:len(got)-1]) // it may be killed before its start is told
-		slices.Sort(want[:len(want)-1])
-		if !slices.Equal(got, want) {
-			t.Errorf("events:\n\t%s\nwant:\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
-		}
-	}
-	status, err := task.Status(d.Context())
-	must(t, err)
-	if status.Status != containerd.Running {
-		t.Errorf("the container is %s, want running", status.Status)
-	}
-	if got := measure(t, d, task).MemoryEvents.GetOomKill(); got != 40 {
-		t.Errorf("%d kills measured, want 40", got)
-	}
-}
-
-// One that is killed by somebody else, below its limit, is not said to be out of memory.
-func TestGuestNoOOM(t *testing.T) {
-	needs(t, "memory")
-	d := shared(t, "2.4")
-	next := follow(t, d)
-	task := start(t, d, "box", limited(memory(64*mebi)), sleeper())
-	if status, out := command(t, d, task, "fits", "", hold(16)...); status != 0 {
-		t.Errorf("status %d: %s", status, out)
-	}
-	must(t, task.Kill(d.Context(), 9))
-	if got := end(t, d, task); got != 137 {
-		t.Errorf("status %d, want 137", got)
-	}
-	if got := until(next, "/tasks/delete box"); slices.Contains(got, "/tasks/oom box") {
-		t.Errorf("events:\n\t%s", strings.Join(got, "\n\t"))
-	}
-}
-
-// A child cgroup of the container's own, with a limit of its own, is part of the container.
-func TestGuestOOMInChild(t *testing.T) {
-	needs(t, "memory")
-	d := shared(t, "2.4")
-	next := follow(t, d)
-	task := start(t, d, "box", limited(memory(256*mebi)), oci.WithHostNamespace(specs.CgroupNamespace),
-		oci.WithMounts([]specs.Mount{{Destination: "/cg", Type: "bind", Source: "/sys/fs/cgroup", Options: []string{"rbind", "rw"}}}),
-		sleeper())
-	status, out := command(t, d, task, "e", "", "sh", "-c", fmt.Sprintf(`cd /cg/%s/box && mkdir init child &&
-for pid in $(cat cgroup.procs); do echo $pid >init/cgroup.procs; done
-echo +memory >cgroup.subtree_control && echo 16M >child/memory.max && echo 0 >child/cgroup.procs &&
-exec %s`, d.Namespace, strings.Join(hold(64), " ")))
-	if status != 137 {
-		t.Fatalf("status %d, want 137: %s", status, out)
-	}
-	if got := until(next, "/tasks/exit e 137"); !slices.Contains(got, "/tasks/oom box") {
-		t.Errorf("events:\n\t%s", strings.Join(got, "\n\t"))
-	}
-	if status, out := command(t, d, task, "after", "", "echo", "there"); status != 0 {
-		t.Errorf("exec into a container with cgroups of its own: status %d: %s", status, out)
-	}
 }
 
 // No more processes than allowed: fork fails, and nobody else suffers.

@@ -134,6 +134,9 @@ func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (*conta
 		Started:           func(p *container.Process) { s.started(r.ID, p) },
 		Exited:            func(p *container.Process) { s.exited(r.ID, p) },
 		OOMKilled:         func() { s.events.send("/tasks/oom", &events.TaskOOM{ContainerID: r.ID}) },
+		KilledForOthers: func() {
+			s.log.warn("process killed for want of memory above the container's own limit", "id", r.ID)
+		},
 	})
 }
 

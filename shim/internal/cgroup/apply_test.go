@@ -133,9 +133,9 @@ func TestControllers(t *testing.T) {
 	if m.Memory.GetUsageLimit() != 67108864 || m.Pids.GetLimit() != 20 || m.MemoryEvents == nil {
 		t.Errorf("stats %v", m)
 	}
-	kills := make(chan uint64, 1)
+	kills := make(chan OOMKills, 1)
 	ctx := soon(t)
-	go func() { _ = g.OOMEvents(ctx, func(n uint64) { kills <- n }) }()
+	go func() { _ = g.OOMEvents(ctx, func(n OOMKills) { kills <- n }) }()
 	if err := g.Apply(program.Resources{Writes: []program.Write{
 		{Controller: "memory", File: "memory.swap.max", Value: "0", Field: "linux.resources.memory.swap"},
 	}}); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -146,14 +146,14 @@ func TestControllers(t *testing.T) {
 	}
 	select {
 	case n := <-kills:
-		if n == 0 {
+		if n.Own == 0 {
 			t.Error("told of no kill")
 		}
 	case <-ctx.Done():
 		t.Error("no OOM event")
 	}
-	if n, err := g.OOMKills(); err != nil || n == 0 {
-		t.Errorf("OOMKills %d, %v", n, err)
+	if n, err := g.OOMKills(); err != nil || n.Own == 0 || n.Others != 0 {
+		t.Errorf("OOMKills %+v, %v", n, err)
 	}
 }
 
@@ -190,14 +190,4 @@ func TestHugetlb(t *testing.T) {
 		}
 	}
 	t.Errorf("stats: %v", m.Hugetlb)
-}
-
-func TestOOMWithoutController(t *testing.T) {
-	g := newTestGroup(t) // asks for none
-	if n, err := g.OOMKills(); n != 0 || err != nil {
-		t.Errorf("%d, %v", n, err)
-	}
-	if err := g.OOMEvents(t.Context(), func(uint64) { t.Error("called") }); err != nil {
-		t.Error(err)
-	}
 }

@@ -68,6 +68,7 @@ func (g *Group) create(need []string) (err error) {
 	defer func() { unix.Close(at) }()
 
 	names := strings.Split(g.path[1:], "/")
+	leafIsNew := false
 	for i, name := range names {
 		here := path.Join(names[:i+1]...)
 		if err := g.enable(at, path.Dir("/"+here), need); err != nil {
@@ -82,9 +83,13 @@ func (g *Group) create(need []string) (err error) {
 		}
 		unix.Close(at)
 		at = next
+		leafIsNew = fresh
 	}
 
 	g.fd, at = at, -1
+	if !leafIsNew {
+		return g.startOOM()
+	}
 	return nil
 }
 

@@ -92,69 +92,6 @@ func (g *Group) Kill() error {
 	return nil
 }
 
-// OOMKills counts the processes of the cgroup, and of those below it, that the
-// kernel killed for want of memory; none where there is no memory controller.
-func (g *Group) OOMKills() (uint64, error) {
-	var most uint64
-	// With the mount option memory_localevents memory.events leaves out the
-	// cgroups below; without it it holds all that memory.events.local does.
-	for _, name := range []string{"memory.events", "memory.events.local"} {
-		b, err := g.read(name, nil)
-		if gone(err) {
-			continue
-		}
-		if err != nil {
-			return 0, g.err("read "+name, err)
-		}
-		most = max(most, oomKills(b))
-	}
-	return most, nil
-}
-
-// OOMEvents calls f each time that OOMKills has grown, beginning with zero: a
-// kill before the call is told too. It returns nil when ctx is done, or at
-// once where there is no memory controller.
-func (g *Group) OOMEvents(ctx context.Context, f func(kills uint64)) error {
-	const name = "memory.events"
-	w, err := g.watch(name)
-	if gone(err) {
-		return nil
-	}
-	if err != nil {
-		return g.err("watch "+name, err)
-	}
-	defer w.close()
-	var last uint64
-	for {
-		b, err := w.read(nil)
-		if gone(err) {
-			return nil
-		}
-		if err != nil {
-			return g.err("read "+name, err)
-		}
-		if n := oomKills(b); n > last {
-			last = n
-			f(n)
-		}
-		if err := w.wait(ctx); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return g.err("watch "+name, err)
-		}
-	}
-}
-
-func oomKills(b []byte) (n uint64) {
-	eachPair(b, func(key string, v uint64) {
-		if key == "oom_kill" {
-			n = v
-		}
-	})
-	return n
-}
-
 // stuck describes the processes that keep the cgroup populated: in state D
 // nothing but the kernel's wait channel tells what they wait for.
 func (g *Group) stuck() string {

@@ -47,6 +47,8 @@ type Group struct {
 
 	// refused tells why Create could not enable a controller.
 	refused map[string]error
+
+	oom oomJudge
 }
 
 // Open returns a handle on a cgroup that exists. root is where cgroup v2 is

@@ -44,9 +44,6 @@ func TestParse(t *testing.T) {
 	if v := parseSingle([]byte("max\n")); v != math.MaxUint64 {
 		t.Errorf("max is %d", v)
 	}
-	if n := oomKills([]byte("oom 7\noom_kill 3\n")); n != 3 {
-		t.Errorf("oom_kill %d", n)
-	}
 }
 
 // Every field of the message that memory.stat has is filled from it: the keys
@@ -112,7 +109,6 @@ func FuzzParse(f *testing.F) {
 		parseCPU(b)
 		parseMemory(b)
 		parseMemoryEvents(b)
-		oomKills(b)
 		undoOf("io.max", string(b), b)
 	})
 }

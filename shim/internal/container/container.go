@@ -52,10 +52,11 @@ type Config struct {
 	Created, Started func(*Process)
 	// Exited is called once for each process that was created, when it has
 	// ended. OOMKilled is called when the kernel has killed a process of
-	// the container for want of memory, and always before the Exited that
-	// it led to.
-	Exited    func(*Process)
-	OOMKilled func()
+	// the container for want of memory below the container's own limit,
+	// KilledForOthers when it was the limit of a cgroup above, or the
+	// machine's memory: always before the Exited that it led to.
+	Exited                     func(*Process)
+	OOMKilled, KilledForOthers func()
 }
 
 // Container is a running container, or one that was. Methods may be called
@@ -71,7 +72,7 @@ type Container struct {
 
 	// oomMu guards oom, the OOM kills that were told.
 	oomMu sync.Mutex
-	oom   uint64
+	oom   cgroup.OOMKills
 
 	// mu guards what follows, and is held while a state changes.
 	mu    sync.Mutex
@@ -436,14 +437,18 @@ func (c *Container) watchOOM(ctx context.Context) {
 	_ = c.group.OOMEvents(ctx, c.sawOOM)
 }
 
-func (c *Container) sawOOM(kills uint64) {
+func (c *Container) sawOOM(kills cgroup.OOMKills) {
 	// Held while it is told: who finds that it has not grown may go on to
 	// report the exit.
 	c.oomMu.Lock()
 	defer c.oomMu.Unlock()
-	if kills > c.oom {
-		c.oom = kills
+	if kills.Own > c.oom.Own {
+		c.oom.Own = kills.Own
 		c.cfg.OOMKilled()
+	}
+	if kills.Others > c.oom.Others {
+		c.oom.Others = kills.Others
+		c.cfg.KilledForOthers()
 	}
 }
 

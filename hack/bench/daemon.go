@@ -99,24 +99,32 @@ func start(c *config) (*daemon, error) {
 			return nil, err
 		}
 	}
-	if err := os.WriteFile(d.dir+"/config.toml", []byte(fmt.Sprintf(daemonConfig, d.dir)), 0o644); err != nil {
+	if err := d.launch(fmt.Sprintf(daemonConfig, d.dir)); err != nil {
 		return nil, err
+	}
+	return d, d.load()
+}
+
+// launch starts containerd.
+func (d *daemon) launch(configuration string) error {
+	if err := os.WriteFile(d.dir+"/config.toml", []byte(configuration), 0o644); err != nil {
+		return err
 	}
 	log, err := os.Create(d.dir + "/log")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(c.tools+"/containerd", "--config", d.dir+"/config.toml")
+	cmd := exec.Command(d.tools+"/containerd", "--config", d.dir+"/config.toml")
 	cmd.Env = append(os.Environ(), "PATH="+d.bin+":"+os.Getenv("PATH"))
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := d.connect(); err != nil {
-		return nil, fmt.Errorf("containerd: %w\n%s", err, d.logTail())
+		return fmt.Errorf("containerd: %w\n%s", err, d.logTail())
 	}
-	return d, d.load()
+	return nil
 }
 
 // connect waits until containerd serves.

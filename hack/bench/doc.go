@@ -1,5 +1,6 @@
 // Command bench measures what a container costs under mini, and under containerd's own shim with runc
-// and with crun. hack/bench/run builds all it needs and starts it; docs/benchmarks.md says what the
+// and with crun; and what a snapshot costs in mini-snapshotter and in the snapshotter that is built
+// into containerd. hack/bench/run builds all it needs and starts it; docs/benchmarks.md says what the
 // figures mean.
 //
 // # Theory of operation

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -16,6 +17,8 @@ type config struct {
 	tools, archive   string
 	mini, runc, crun string
 	also             []contender
+	miniSnapshotter  string
+	alsoSnapshotter  []contender
 
 	parts    []string
 	n        int
@@ -28,10 +31,11 @@ type config struct {
 	settle   time.Duration
 	quiet    time.Duration
 	markdown bool
+	sizes    []int
 }
 
 // parts are what can be measured, in the order in which it is.
-var parts = []string{"shim", "life", "exec", "parallel", "memory", "pod"}
+var parts = []string{"shim", "life", "exec", "parallel", "memory", "pod", "snapshot"}
 
 func parse() (*config, error) {
 	c := &config{parts: parts}
@@ -42,12 +46,29 @@ func parse() (*config, error) {
 	flag.StringVar(&c.mini, "mini", "", "`path` of containerd-shim-mini-v2")
 	flag.StringVar(&c.runc, "runc", "", "`path` of runc; \"\" leaves it out")
 	flag.StringVar(&c.crun, "crun", "", "`path` of crun; \"\" leaves it out")
-	flag.Func("also", "one more shim of mini: `name=path`; may be repeated", func(s string) error {
-		name, path, ok := strings.Cut(s, "=")
-		if !ok || strings.ContainsAny(name, "./ ") {
-			return fmt.Errorf("%q: want name=path", s)
+	flag.StringVar(&c.miniSnapshotter, "snapshotter", "", "`path` of mini-snapshotter, for the snapshot part")
+	more := func(to *[]contender) func(string) error {
+		return func(s string) error {
+			name, path, ok := strings.Cut(s, "=")
+			if !ok || strings.ContainsAny(name, "./ ") {
+				return fmt.Errorf("%q: want name=path", s)
+			}
+			*to = append(*to, contender{name: name, shim: path})
+			return nil
 		}
-		c.also = append(c.also, contender{name: name, shim: path})
+	}
+	flag.Func("also", "one more shim of mini: `name=path`; may be repeated", more(&c.also))
+	flag.Func("also-snapshotter", "one more mini-snapshotter: `name=path`; may be repeated", more(&c.alsoSnapshotter))
+	c.sizes = []int{1, 1000, 10000}
+	flag.Func("sizes", "`list` of numbers of snapshots beside those that are measured, rising", func(s string) error {
+		c.sizes = nil
+		for _, word := range strings.Split(s, ",") {
+			n, err := strconv.Atoi(word)
+			if err != nil {
+				return err
+			}
+			c.sizes = append(c.sizes, n)
+		}
 		return nil
 	})
 	flag.Func("parts", "`list` of what to measure: "+strings.Join(parts, ","), func(s string) error {
@@ -103,6 +124,8 @@ func main() {
 			code, err = keep(c)
 		case "init":
 			code, err = reap()
+		case "overlayfs":
+			err = serveOverlay()
 		default:
 			err = bench(c)
 		}
@@ -154,6 +177,8 @@ func (r *run) measure(part string) error {
 		return r.measureParallel()
 	case "memory":
 		return r.measureMemory()
+	case "snapshot":
+		return r.measureSnapshots()
 	default:
 		return r.measurePods()
 	}

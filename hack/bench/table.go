@@ -17,6 +17,7 @@ type section struct {
 	title, unit string
 	more        bool // more is better
 	rows        []*row
+	names       []string // of its contenders, if they are not those of the table
 }
 
 // row has the values of one quantity, by contender.
@@ -112,13 +113,6 @@ const legend = "Under each name its median, then the 90th percentile (where more
 
 // print writes facts and sections.
 func (t *table) print(w io.Writer, m []fact, names []string, markdown bool) {
-	var all [][]string
-	for _, s := range t.sections {
-		for _, r := range s.rows {
-			all = append(all, s.cells(r, names))
-		}
-	}
-	width := widths(append(all, header(names)))
 	line := plain
 	if markdown {
 		line = markdownRow
@@ -133,7 +127,12 @@ func (t *table) print(w io.Writer, m []fact, names []string, markdown bool) {
 		}
 	}
 	fmt.Fprintf(w, "\n"+legend+"\n", names[0])
+	width := t.widths(names)
 	for _, s := range t.sections {
+		names, width := names, width
+		if s.names != nil {
+			names, width = s.names, (&table{sections: []*section{s}}).widths(s.names)
+		}
 		if markdown {
 			fmt.Fprintf(w, "\n### %s (%s)\n\n%s\n|---%s|\n", s.title, s.unit,
 				line(header(names), width), strings.Repeat("|--:", len(width)-1))
@@ -146,7 +145,17 @@ func (t *table) print(w io.Writer, m []fact, names []string, markdown bool) {
 	}
 }
 
-func widths(all [][]string) []int {
+// widths are those of the columns of all sections that have the contenders of the table.
+func (t *table) widths(names []string) []int {
+	all := [][]string{header(names)}
+	for _, s := range t.sections {
+		if s.names != nil && !slices.Equal(s.names, names) {
+			continue
+		}
+		for _, r := range s.rows {
+			all = append(all, s.cells(r, names))
+		}
+	}
 	width := make([]int, len(all[0]))
 	for _, cells := range all {
 		for i, cell := range cells {

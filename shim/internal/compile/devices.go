@@ -87,6 +87,12 @@ func checkDevice(field string, d specs.LinuxDevice) error {
 	if !path.IsAbs(d.Path) || path.Clean(d.Path) == "/" {
 		return invalid(field+".path", "%q: not an absolute path of a file", d.Path)
 	}
+	if d.UID != nil && *d.UID == noID {
+		return invalid(field+".uid", "%d: not an id", *d.UID)
+	}
+	if d.GID != nil && *d.GID == noID {
+		return invalid(field+".gid", "%d: not an id", *d.GID)
+	}
 	return nil
 }
 

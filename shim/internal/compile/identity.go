@@ -122,10 +122,22 @@ func (b *builder) identity(filtered bool) ([]program.Op, error) {
 	return nil, nil
 }
 
+// noID is (uid_t)-1, which means "leave it as it is": setresuid(2). A process
+// that is to have it would be root.
+const noID = ^uint32(0)
+
 // ids sets the groups, then the user: in this order, as the last one takes the
 // right to do the first. credentials(7).
 func (b *builder) ids() error {
 	u := b.proc.User
+	for _, id := range []struct {
+		field string
+		value uint32
+	}{{"uid", u.UID}, {"gid", u.GID}} {
+		if id.value == noID {
+			return invalid("process.user."+id.field, "%d: not an id", id.value)
+		}
+	}
 	umask := uint32(0o022)
 	if u.Umask != nil {
 		umask = *u.Umask

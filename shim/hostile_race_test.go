@@ -81,7 +81,10 @@ func TestHostileRaces(t *testing.T) {
 		{name: "CVE-2026-41579/dev", path: "dev", out: "empty", spec: func(_ *arena, s *specs.Spec) {
 			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200}}
 		}},
-		{name: "CVE-2025-31133/null", path: "dev/null.file", out: "null", spec: func(_ *arena, s *specs.Spec) { s.Linux.MaskedPaths = []string{"/bin/cat"} }},
+		{name: "CVE-2025-31133/null", path: "dev/null.file", out: "null", spec: func(a *arena, s *specs.Spec) {
+			a.write("etc/mask", "")
+			s.Linux.MaskedPaths = []string{"/etc/mask"}
+		}},
 		{name: "CVE-2025-31133/masked", path: "etc", out: "dir", spec: func(_ *arena, s *specs.Spec) {
 			s.Linux.MaskedPaths = []string{"/etc", "/etc/sub"}
 			s.Linux.ReadonlyPaths = []string{"/etc"}
@@ -116,7 +119,9 @@ func TestHostileRaces(t *testing.T) {
 				}
 			}
 			stop()
-			t.Logf("%d of %d were made", made, n)
+			if t.Logf("%d of %d were made", made, n); made == 0 {
+				t.Error("none was made: nothing was tried")
+			}
 			if after := a.picture(); after != before {
 				t.Errorf("the host has changed:\n%s\nit was:\n%s", after, before)
 			}

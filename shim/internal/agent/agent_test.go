@@ -32,6 +32,11 @@ var cloexec = program.Op{
 
 func start(t *testing.T, ops ...program.Op) (*Process, *os.File, error) {
 	t.Helper()
+	return startCommand(t, Command{Program: &program.Program{Ops: ops}, Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS})
+}
+
+func startCommand(t *testing.T, cmd Command) (*Process, *os.File, error) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: cgroups and namespaces")
 	}
@@ -66,13 +71,9 @@ func start(t *testing.T, ops ...program.Op) (*Process, *os.File, error) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	p, err := a.Start(t.Context(), Command{
-		Program:      &program.Program{Ops: ops},
-		Cloneflags:   unix.CLONE_NEWPID | unix.CLONE_NEWNS,
-		Stdio:        [3]uintptr{null.Fd(), w.Fd(), w.Fd()},
-		Cgroup:       int(cg.Fd()),
-		PIDNamespace: -1,
-	})
+	cmd.Stdio = [3]uintptr{null.Fd(), w.Fd(), w.Fd()}
+	cmd.Cgroup, cmd.PIDNamespace = int(cg.Fd()), -1
+	p, err := a.Start(t.Context(), cmd)
 	return p, r, err
 }
 

@@ -23,5 +23,9 @@
 // failed, and the agent has exited. If the shim dies, the agent reads end of
 // file at its gate and exits too.
 //
+// Into a user namespace a process cannot be cloned by Go, and the other namespaces
+// are to belong to that one. So there the agent joins it, forks with CLONE_PARENT,
+// sends its child's pidfd and ends; the child goes on: fork.go.
+//
 // All of the project's assembly, and its unsafe code for processes, is here.
 package agent

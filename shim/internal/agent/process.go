@@ -26,8 +26,12 @@ type Command struct {
 	Files []uintptr
 
 	// Cgroup is the directory that the process is born in: CLONE_INTO_CGROUP
-	// of clone(2).
+	// of clone(2). Negative is the shim's own.
 	Cgroup int
+
+	// Forks says that the Program forks (program.Plan.Forks): the child is
+	// the Process, its parent ends.
+	Forks bool
 
 	// PIDNamespace, where not negative, is an nsfs descriptor or a pidfd:
 	// the process is born in that pid namespace.
@@ -42,9 +46,13 @@ type Process struct {
 	pidfd   *os.File
 	sock    *os.File
 
-	// Received is what the agent sent along with its first gate: a pty's
-	// master. The caller owns it. Nil without one.
+	// Received is what the agent sent along with its gate: a pty's master.
+	// The caller owns it. Nil without one.
 	Received *os.File
+
+	// parent is the process group of a process that forks, until its child
+	// has taken its place.
+	parent int
 }
 
 // StepError is an Op that failed.
@@ -82,29 +90,48 @@ func (a *Agent) Start(ctx context.Context, c Command) (_ *Process, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
-	defer unix.Close(pair[1])
 	// O_NONBLOCK belongs to the open file description: only our end waits
 	// in Go's poller, the agent's blocks in read(2).
 	if err := unix.SetNonblock(pair[0], true); err != nil {
 		unix.Close(pair[0])
+		unix.Close(pair[1])
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	p := &Process{program: c.Program, sock: os.NewFile(uintptr(pair[0]), "agent")}
-	if err := a.clone(&c, p, pair[1]); err != nil {
+	err = a.clone(&c, p, pair[1])
+	// Now, or the end of an agent that is killed would not be an end of file.
+	unix.Close(pair[1])
+	if err != nil {
 		p.sock.Close()
 		return nil, err
 	}
 	// A step that never returns (a dead NFS server) must not hold a request
 	// for ever.
-	stop := context.AfterFunc(ctx, func() { _ = p.sock.SetDeadline(time.Unix(1, 0)) })
-	err = p.begin(image)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
+	if err := p.until(ctx, func() error { return p.begin(image) }); err != nil {
 		return nil, errors.Join(err, p.abandon())
 	}
 	return p, nil
+}
+
+// until calls f, which uses the socket, for no longer than ctx allows.
+func (p *Process) until(ctx context.Context, f func() error) error {
+	stop := context.AfterFunc(ctx, func() { _ = p.sock.SetDeadline(time.Unix(1, 0)) })
+	err := f()
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	return err
+}
+
+// Pass opens a gate that is not the last, and waits until the process stands at
+// the next. After an error the process is still there, to be abandoned.
+func (p *Process) Pass(ctx context.Context) error {
+	return p.until(ctx, func() error {
+		if _, err := p.sock.Write([]byte{1}); err != nil {
+			return fmt.Errorf("agent: ended at its gate: %w", err)
+		}
+		return p.arrive()
+	})
 }
 
 // clone runs the agent in a new process.
@@ -115,9 +142,10 @@ func (a *Agent) clone(c *Command, p *Process, sock int) error {
 		Files: files,
 		Sys: &syscall.SysProcAttr{
 			Cloneflags:  c.Cloneflags,
-			UseCgroupFD: true,
+			UseCgroupFD: c.Cgroup >= 0,
 			CgroupFD:    c.Cgroup,
 			PidFD:       &pidfd,
+			Setpgid:     c.Forks, // so that its child can be found
 		},
 	}
 	// The agent's own descriptor is one of the list, so that ForkExec
@@ -142,6 +170,9 @@ func (a *Agent) clone(c *Command, p *Process, sock int) error {
 		return errors.Join(fmt.Errorf("pidfd: %w", err), p.abandon())
 	}
 	p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+	if c.Forks {
+		p.parent = p.Pid
+	}
 	return nil
 }
 
@@ -188,15 +219,7 @@ func (p *Process) begin(image []byte) error {
 		}
 		image = image[n:]
 	}
-	ok, err := p.receive()
-	if err != nil {
-		return err
-	}
-	if !ok {
-		ws, _ := p.Wait()
-		return fmt.Errorf("agent ended before its gate: %s", describe(ws))
-	}
-	return nil
+	return p.arrive()
 }
 
 // Open opens the gate and returns when execve(2) has happened, or with the
@@ -208,7 +231,7 @@ func (p *Process) Open(ctx context.Context) error {
 		return nil
 	}
 	stop := context.AfterFunc(ctx, func() { _ = p.sock.SetDeadline(time.Unix(1, 0)) })
-	_, err := p.receive()
+	_, err := p.receive(true)
 	// It has served: a hundred kilobytes that would stay for the life of
 	// the container.
 	p.program = nil
@@ -218,61 +241,6 @@ func (p *Process) Open(ctx context.Context) error {
 		return errors.Join(ctx.Err(), p.Signal(unix.SIGKILL))
 	}
 	return err
-}
-
-// receive returns true for a gate, false for end of file, and the error that
-// the agent reports.
-func (p *Process) receive() (bool, error) {
-	var msg [8]byte
-	oob := make([]byte, unix.CmsgSpace(4))
-	var n, oobn int
-	rc, err := p.sock.SyscallConn()
-	if err != nil {
-		return false, fmt.Errorf("agent: %w", err)
-	}
-	var rerr error
-	err = rc.Read(func(fd uintptr) bool {
-		n, oobn, _, _, rerr = unix.Recvmsg(int(fd), msg[:], oob, unix.MSG_CMSG_CLOEXEC)
-		return rerr != unix.EAGAIN && rerr != unix.EINTR
-	})
-	switch {
-	case err != nil:
-		return false, fmt.Errorf("agent: %w", err)
-	case rerr == unix.ECONNRESET, rerr == nil && n == 0:
-		return false, nil
-	case rerr != nil:
-		return false, fmt.Errorf("agent: recvmsg: %w", rerr)
-	case n == 8:
-		return false, p.stepError(msg)
-	}
-	return true, p.take(oob[:oobn])
-}
-
-func (p *Process) stepError(msg [8]byte) error {
-	index := int(uint32(msg[0]) | uint32(msg[1])<<8 | uint32(msg[2])<<16 | uint32(msg[3])<<24)
-	errno := uint32(msg[4]) | uint32(msg[5])<<8 | uint32(msg[6])<<16 | uint32(msg[7])<<24
-	return &StepError{Step: p.program.Step(index), Errno: unix.Errno(errno)}
-}
-
-// take keeps the descriptor of an SCM_RIGHTS message: unix(7).
-func (p *Process) take(oob []byte) error {
-	if len(oob) == 0 {
-		return nil
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil || len(msgs) == 0 {
-		return fmt.Errorf("agent: control message: %w", err)
-	}
-	fds, err := unix.ParseUnixRights(&msgs[0])
-	if err != nil || len(fds) == 0 {
-		return fmt.Errorf("agent: control message: %w", err)
-	}
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		unix.Close(fds[0])
-		return fmt.Errorf("agent: %w", err)
-	}
-	p.Received = os.NewFile(uintptr(fds[0]), "console")
-	return nil
 }
 
 // Wait waits for the end of the process, reaps it, and says how and when it
@@ -351,6 +319,9 @@ func (p *Process) Abandon() error { return p.abandon() }
 // abandon kills the process and reaps it.
 func (p *Process) abandon() error {
 	p.sock.Close()
+	if p.parent != 0 {
+		return p.abandonFamily()
+	}
 	if p.Received != nil {
 		p.Received.Close()
 	}

@@ -41,6 +41,11 @@ const (
 	slotPath
 	slotCwd
 	slotTmp
+	slotForkPid
+	slotForkLen  // of another struct cmsghdr,
+	slotForkType // as above
+	slotForkFd
+	slotMore // and up: whoever needs more
 )
 
 // fdRoot is the root of the container, once there: a mount by descriptor.
@@ -52,6 +57,17 @@ type builder struct {
 	spec *specs.Spec
 	proc *specs.Process
 	opt  Options
+
+	idmaps   *program.IDMaps // of the container's user namespace, if known
+	newFlags uintptr         // the namespaces that are made
+	more     program.Slot    // the next that is free
+	early    map[int]program.Slot
+}
+
+// slot returns one that nobody else uses.
+func (b *builder) slot() program.Slot {
+	b.more++
+	return slotMore + b.more - 1
 }
 
 // Container compiles the Program of a container's first process.
@@ -64,6 +80,7 @@ func Container(spec *specs.Spec, opt Options) (*program.Plan, error) {
 	b.addFile(program.FileRootfs, rootPath(spec, opt.Bundle), "root.path")
 	b.begin()
 	steps := []func() error{
+		b.mappings,
 		b.namespaces,
 		b.root,
 		b.mounts,

@@ -101,28 +101,52 @@ func minimal() *specs.Spec {
 	}
 }
 
+// userns puts the container into a user namespace with ten users.
+func userns(s *specs.Spec) {
+	s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 1000, Size: 10}}
+	s.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: 1000, Size: 10}}
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+}
+
 // TestRefused: what is not there is refused, by the name of its field, and
 // nothing else is compiled.
 func TestRefused(t *testing.T) {
 	yes := true
 	for name, change := range map[string]func(*specs.Spec){
-		"process: missing":                         func(s *specs.Spec) { s.Process = nil },
-		"root: missing":                            func(s *specs.Spec) { s.Root = nil },
-		"linux: missing":                           func(s *specs.Spec) { s.Linux = nil },
-		"hooks: not supported":                     func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} },
-		"windows: not supported":                   func(s *specs.Spec) { s.Windows = &specs.Windows{} },
-		"solaris: not supported":                   func(s *specs.Spec) { s.Solaris = &specs.Solaris{} },
-		"vm: not supported":                        func(s *specs.Spec) { s.VM = &specs.VM{} },
-		"zos: not supported":                       func(s *specs.Spec) { s.ZOS = &specs.ZOS{} },
-		"freebsd: not supported":                   func(s *specs.Spec) { s.FreeBSD = &specs.FreeBSD{} },
-		"linux.uidMappings: not supported":         func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
-		"linux.gidMappings: not supported":         func(s *specs.Spec) { s.Linux.GIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
-		"linux.netDevices: not supported":          func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
-		"linux.mountLabel: not supported":          func(s *specs.Spec) { s.Linux.MountLabel = "x" },
-		"linux.intelRdt: not supported":            func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
-		"linux.memoryPolicy: not supported":        func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
-		"linux.personality: not supported":         func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{} },
-		"linux.timeOffsets: not supported":         func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
+		"process: missing":                             func(s *specs.Spec) { s.Process = nil },
+		"root: missing":                                func(s *specs.Spec) { s.Root = nil },
+		"linux: missing":                               func(s *specs.Spec) { s.Linux = nil },
+		"hooks: not supported":                         func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} },
+		"windows: not supported":                       func(s *specs.Spec) { s.Windows = &specs.Windows{} },
+		"solaris: not supported":                       func(s *specs.Spec) { s.Solaris = &specs.Solaris{} },
+		"vm: not supported":                            func(s *specs.Spec) { s.VM = &specs.VM{} },
+		"zos: not supported":                           func(s *specs.Spec) { s.ZOS = &specs.ZOS{} },
+		"freebsd: not supported":                       func(s *specs.Spec) { s.FreeBSD = &specs.FreeBSD{} },
+		"linux.uidMappings: needs a user namespace":    func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"linux.gidMappings: missing":                   func(s *specs.Spec) { userns(s); s.Linux.GIDMappings = nil },
+		"linux.uidMappings[0].size: 0: an empty range": func(s *specs.Spec) { userns(s); s.Linux.UIDMappings[0].Size = 0 },
+		"linux.uidMappings[1]: overlaps with [0]": func(s *specs.Spec) {
+			userns(s)
+			s.Linux.UIDMappings = append(s.Linux.UIDMappings, specs.LinuxIDMapping{ContainerID: 9, HostID: 5, Size: 1})
+		},
+		"linux.uidMappings: 0: not mapped in the user namespace":            func(s *specs.Spec) { userns(s); s.Linux.UIDMappings[0].ContainerID = 1 },
+		"process.user.uid: 10: not mapped in the user namespace":            func(s *specs.Spec) { userns(s); s.Process.User.UID = 10 },
+		"process.user.additionalGids: 11: not mapped in the user namespace": func(s *specs.Spec) { userns(s); s.Process.User.AdditionalGids = []uint32{1, 11} },
+		"linux.uidMappings: missing: a new user namespace needs them":       func(s *specs.Spec) { userns(s); s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil },
+		"linux.netDevices: not supported":                                   func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
+		"linux.mountLabel: not supported":                                   func(s *specs.Spec) { s.Linux.MountLabel = "x" },
+		"linux.intelRdt: not supported":                                     func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		"linux.memoryPolicy: not supported":                                 func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
+		"linux.personality: not supported":                                  func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{} },
+		"linux.timeOffsets: needs a time namespace":                         func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
+		"linux.timeOffsets: \"x\": unknown clock": func(s *specs.Spec) {
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"x": {}}
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		},
+		"linux.timeOffsets: the time namespace /x has its own": func(s *specs.Spec) {
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}}
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: "/x"})
+		},
 		"process.apparmorProfile: not supported":   func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
 		"process.selinuxLabel: not supported":      func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
 		"process.scheduler: not supported":         func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },
@@ -141,8 +165,8 @@ func TestRefused(t *testing.T) {
 			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_X"}}
 		},
 		"linux.namespaces: a container without a mount namespace: not supported": func(s *specs.Spec) { s.Linux.Namespaces = nil },
-		"linux.namespaces[1]: user: not supported": func(s *specs.Spec) {
-			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		"linux.namespaces[1].type: \"x\": unknown": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "x"})
 		},
 		"linux.namespaces[1]: mount: given twice": func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.MountNamespace})
@@ -153,11 +177,20 @@ func TestRefused(t *testing.T) {
 		"mounts[0].options: tmpcopyup: not supported": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/x", Type: "tmpfs", Options: []string{"tmpcopyup"}}}
 		},
-		"mounts[0].options: ridmap: not supported": func(s *specs.Spec) {
+		"mounts[0].options: idmap: neither the mount nor the container has mappings": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/x", Source: "/", Type: "bind", Options: []string{"rbind", "ridmap"}}}
 		},
-		"mounts[0].uidMappings: not supported": func(s *specs.Spec) {
+		"mounts[0].gidMappings: missing": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/x", Source: "/", Type: "bind", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}}
+		},
+		"mounts[0].uidMappings: an id-mapped mount that is not a bind mount: not supported": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/x", Source: "x", Type: "tmpfs", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}}
+		},
+		"mounts[0].options: \"nsdelegate\": the host's cgroup hierarchy has its own": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/x", Type: "cgroup2", Options: []string{"ro", "nsdelegate"}}}
+		},
+		"linux.sysctl[user.max_user_namespaces]: needs a user namespace": func(s *specs.Spec) {
+			s.Linux.Sysctl = map[string]string{"user.max_user_namespaces": "1"}
 		},
 		"mounts[0].options: \"size=1\": unknown for a bind mount": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/x", Source: "/", Type: "bind", Options: []string{"size=1"}}}

@@ -46,13 +46,13 @@ func (b *builder) devices() error {
 	b.call("open /dev", unix.SYS_OPENAT, program.From(slotDest), program.Str("."),
 		program.Named(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, "O_PATH|O_DIRECTORY|O_CLOEXEC")).Out = slotDev
 	given := map[string]bool{}
-	for _, d := range b.spec.Linux.Devices {
+	for i, d := range b.spec.Linux.Devices {
 		given[path.Clean(d.Path)] = true
-		b.mknod(d)
+		b.device(d, fmt.Sprintf("linux.devices[%d].path", i))
 	}
 	for _, d := range defaultDevices {
 		if !given[d.Path] {
-			b.mknod(d)
+			b.device(d, "linux.devices")
 		}
 	}
 	for _, l := range devLinks {
@@ -96,6 +96,49 @@ func checkDevice(field string, d specs.LinuxDevice) error {
 	return nil
 }
 
+// device makes one. In a user namespace that is the privilege of the host, whose
+// own does instead: mknod(2).
+func (b *builder) device(d specs.LinuxDevice, field string) {
+	if b.hasNamespace(specs.UserNamespace) && d.Type != "p" {
+		b.bindDevice(d, field)
+		return
+	}
+	b.mknod(d)
+}
+
+// bindDevice attaches the host's device of that name, from descriptor to
+// descriptor, to a file that is made for it.
+func (b *builder) bindDevice(d specs.LinuxDevice, field string) {
+	step := "bind device " + d.Path
+	fd := b.addDevice(d.Path, deviceTypes[d.Type], unix.Mkdev(uint32(d.Major), uint32(d.Minor)), field)
+	dir, base := b.deviceDir(d, step)
+	made := b.here()
+	b.call(step, unix.SYS_OPENAT, dir, program.Str(base),
+		program.Named(unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, "O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC"),
+		program.Named(0o600, "0600")).Answers = []unix.Errno{unix.EEXIST}
+	b.miss(made)
+	b.setattr(step, program.Int(fd), mountAttr{propagation: unix.MS_PRIVATE}, false)
+	b.call(step, unix.SYS_MOVE_MOUNT, program.Int(fd), emptyPath, dir, program.Str(base), fromFd)
+}
+
+func (b *builder) addDevice(host string, mode uint32, rdev uint64, field string) int {
+	fd := b.addFile(program.FileDevice, host, field)
+	file := &b.plan.Files[fd-program.FdFiles]
+	file.Mode, file.Rdev = mode, rdev
+	return fd
+}
+
+// deviceDir leaves the directory of a device somewhere, and returns where.
+func (b *builder) deviceDir(d specs.LinuxDevice, step string) (dir program.Arg, base string) {
+	clean := path.Clean(d.Path)
+	if path.Dir(clean) == "/dev" {
+		return program.From(slotDev), path.Base(clean)
+	}
+	b.parents(clean)
+	b.open(step, path.Dir(clean), howPath, slotParent)
+	return program.From(slotParent), path.Base(clean)
+}
+
 // mknod makes one device. It is made, never found: a file that an image
 // has in its place stays what it is, and nothing here writes to it.
 func (b *builder) mknod(d specs.LinuxDevice) {
@@ -104,12 +147,7 @@ func (b *builder) mknod(d specs.LinuxDevice) {
 	if d.FileMode != nil {
 		mode = uint32(d.FileMode.Perm())
 	}
-	dir, base := program.From(slotDev), path.Base(d.Path)
-	if clean := path.Clean(d.Path); path.Dir(clean) != "/dev" {
-		b.parents(clean)
-		b.open(step, path.Dir(clean), howPath, slotParent)
-		dir = program.From(slotParent)
-	}
+	dir, base := b.deviceDir(d, step)
 	kind := deviceTypes[d.Type]
 	made := b.here()
 	b.call(step, unix.SYS_MKNODAT, dir, program.Str(base),

@@ -7,6 +7,7 @@
 //	compile.go      the order of things: the Programs of a container and of an exec
 //	unsupported.go  every field that is refused, by name
 //	namespaces.go   linux.namespaces
+//	users.go        linux.uidMappings, linux.gidMappings: user namespaces
 //	rootfs.go       root, pivot_root(2)
 //	mounts.go       mounts, and options.go their options
 //	devices.go      linux.devices and the default devices and links of /dev

@@ -52,9 +52,8 @@ func (b *builder) readonly(p string) {
 func (b *builder) mask(paths []string) {
 	const step = "make an empty directory for masked paths"
 	b.fsopen(step, "tmpfs", "", []string{"mode=0555", "nr_inodes=1", "size=0"},
-		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	b.add(program.Op{Nr: program.Let, Args: []program.Arg{program.From(slotMount)}, Out: slotMask})
-	devNull := program.Int(b.addFile(program.FileNull, "/dev/null", "linux.maskedPaths"))
+		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, slotMask)
+	devNull := program.Int(b.addDevice("/dev/null", unix.S_IFCHR, unix.Mkdev(1, 3), "linux.maskedPaths"))
 	for _, p := range paths {
 		step := "mask " + p
 		// Is it a directory? A bind mount that fails would wait for an
@@ -99,9 +98,9 @@ func (b *builder) sysctl() error {
 			return err
 		}
 	}
-	const step = "open a private /proc"
-	b.fsopen(step, "proc", "", nil, 0)
-	b.add(program.Op{Nr: program.Let, Args: []program.Arg{program.From(slotMount)}, Out: slotProc})
+	if b.early == nil {
+		b.privateProc()
+	}
 	how := openHow(unix.O_WRONLY|unix.O_CLOEXEC, 0,
 		unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV,
 		"{O_WRONLY|O_CLOEXEC, RESOLVE_BENEATH|NO_SYMLINKS|NO_XDEV}")
@@ -114,6 +113,11 @@ func (b *builder) sysctl() error {
 		b.call(step, unix.SYS_CLOSE, program.From(slotTmp))
 	}
 	return nil
+}
+
+// privateProc leaves a procfs that no one else can see in slotProc.
+func (b *builder) privateProc() {
+	b.fsopen("open a private /proc", "proc", "", nil, 0, slotProc)
 }
 
 // sysctlPath follows sysctl(8): the separator is the first of "." and "/", and
@@ -147,6 +151,11 @@ func (b *builder) checkSysctl(name string) error {
 			return nil
 		}
 		return invalid(field, "needs an ipc namespace")
+	case strings.HasPrefix(p, "user/"):
+		if b.hasNamespace(specs.UserNamespace) {
+			return nil
+		}
+		return invalid(field, "needs a user namespace")
 	case p == "kernel/hostname", p == "kernel/domainname":
 		if b.hasNamespace(specs.UTSNamespace) {
 			return nil

@@ -26,9 +26,6 @@ func (b *builder) mounts() error {
 
 func (b *builder) mount(i int, m *specs.Mount) error {
 	field := fmt.Sprintf("mounts[%d]", i)
-	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
-		return unsupported(field + ".uidMappings")
-	}
 	if m.Destination == "" {
 		return invalid(field+".destination", "missing")
 	}
@@ -36,23 +33,54 @@ func (b *builder) mount(i int, m *specs.Mount) error {
 	if err != nil {
 		return err
 	}
+	if err := b.idmap(field, m, &opts); err != nil {
+		return err
+	}
 	switch {
 	case opts.bind || m.Type == "bind":
 		return b.bind(field, m, opts)
+	case b.sysfsIsBind(m):
+		b.attachFile(fmt.Sprintf("bind /sys on %s", m.Destination), m.Destination,
+			b.addFile(program.FileRecursiveBind, "/sys", field+".type"), opts)
+		return nil
 	case m.Type == "cgroup" || m.Type == "cgroup2":
 		return b.cgroupMount(field, m, opts)
 	case m.Type == "":
 		return invalid(field+".type", "missing")
 	}
-	b.fsMount(m, m.Type, opts)
+	b.fsMount(i, m, m.Type, opts)
 	return nil
 }
 
+// idmap reads how the ids of a mount are mapped: runtime-spec
+// config.md#posix-platform-mounts.
+func (b *builder) idmap(field string, m *specs.Mount, opts *mountOptions) error {
+	given := len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0
+	switch {
+	case !given && !opts.idmap:
+		return nil
+	case !opts.bind && m.Type != "bind":
+		return unsupported(field + ".uidMappings: an id-mapped mount that is not a bind mount")
+	case !given && b.idmaps == nil:
+		return invalid(field+".options", "idmap: neither the mount nor the container has mappings")
+	case !given:
+		opts.ids = b.idmaps
+		return nil
+	}
+	ids, err := parseMaps(field, m.UIDMappings, m.GIDMappings)
+	opts.ids = ids
+	return err
+}
+
 // fsMount makes a new instance of a file system: fsopen(2), fsmount(2).
-func (b *builder) fsMount(m *specs.Mount, fstype string, opts mountOptions) {
+func (b *builder) fsMount(i int, m *specs.Mount, fstype string, opts mountOptions) {
 	step := fmt.Sprintf("mount %s on %s", m.Type, m.Destination)
-	b.fsopen(step, fstype, m.Source, opts.data, opts.attr.set)
-	b.finish(step, program.From(slotMount), opts, false)
+	mounted, made := b.early[i]
+	if !made {
+		mounted = slotMount
+		b.fsopen(step, fstype, m.Source, opts.data, opts.attr.set, mounted)
+	}
+	b.finish(step, program.From(mounted), opts, false)
 	// What a process is told by /proc and /sys must be what the kernel
 	// says, where it says it: CVE-2019-16884, CVE-2019-19921.
 	how := howPath
@@ -60,11 +88,11 @@ func (b *builder) fsMount(m *specs.Mount, fstype string, opts mountOptions) {
 		how = howPlain
 	}
 	b.target(m.Destination, how, func(parent program.Arg, base string) { b.mkdir(m.Destination, parent, base) })
-	b.attach(step, program.From(slotMount))
+	b.attach(step, program.From(mounted))
 }
 
-// fsopen leaves a detached mount of a new superblock in slotMount.
-func (b *builder) fsopen(step, fstype, source string, data []string, attr uint64) {
+// fsopen leaves a detached mount of a new superblock in out.
+func (b *builder) fsopen(step, fstype, source string, data []string, attr uint64, out program.Slot) {
 	b.call(step, unix.SYS_FSOPEN, program.Str(fstype), program.Named(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).Out = slotFS
 	if source != "" {
 		b.fsconfig(step, "source", source)
@@ -81,7 +109,7 @@ func (b *builder) fsopen(step, fstype, source string, data []string, attr uint64
 	b.call(step, unix.SYS_FSCONFIG, program.From(slotFS),
 		program.Named(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), null, null, program.Int(0))
 	b.call(step, unix.SYS_FSMOUNT, program.From(slotFS), program.Named(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"),
-		program.Named(attr, attrText(attr))).Out = slotMount
+		program.Named(attr, attrText(attr))).Out = out
 	b.call(step, unix.SYS_CLOSE, program.From(slotFS))
 }
 
@@ -121,8 +149,10 @@ func (b *builder) bind(field string, m *specs.Mount, opts mountOptions) error {
 	if opts.recursive {
 		kind = program.FileRecursiveBind
 	}
-	b.attachFile(fmt.Sprintf("bind %s on %s", m.Source, m.Destination), m.Destination,
-		b.addFile(kind, source, field+".source"), opts)
+	fd := b.addFile(kind, source, field+".source")
+	file := &b.plan.Files[fd-program.FdFiles]
+	file.IDs, file.MapAll = opts.ids, opts.idmapAll
+	b.attachFile(fmt.Sprintf("bind %s on %s", m.Source, m.Destination), m.Destination, fd, opts)
 	return nil
 }
 
@@ -157,17 +187,18 @@ func (b *builder) attachFile(step, dest string, file int, opts mountOptions) {
 // cgroupMount shows the container its own part of the cgroup hierarchy: in a
 // cgroup namespace that is the root of a mount, otherwise a bind.
 func (b *builder) cgroupMount(field string, m *specs.Mount, opts mountOptions) error {
+	// The superblock's options are those of the host: cgroup2 does not take
+	// them from another namespace, nor from a spec.
+	if len(opts.data) > 0 {
+		return invalid(field+".options", "%q: the host's cgroup hierarchy has its own", opts.data[0])
+	}
 	if b.hasNamespace(specs.CgroupNamespace) {
-		// The superblock's options are those of the host: cgroup2 does
-		// not take them from another namespace, nor from a spec.
-		opts.data = nil
-		b.fsMount(m, "cgroup2", opts)
+		b.fsMount(-1, m, "cgroup2", opts)
 		return nil
 	}
 	if b.opt.Cgroup == "" {
 		return unsupported(field + ": a cgroup mount without a cgroup")
 	}
-	opts.data = nil
 	source := filepath.Join(CgroupMount, b.opt.Cgroup)
 	b.attachFile(fmt.Sprintf("mount %s on %s", m.Type, m.Destination), m.Destination,
 		b.addFile(program.FileBind, source, field+".source"), opts)

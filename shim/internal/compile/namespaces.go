@@ -2,7 +2,9 @@ package compile
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -11,16 +13,19 @@ import (
 )
 
 // namespaceFlags are the namespaces that mini makes or joins: namespaces(7).
-var namespaceFlags = map[specs.LinuxNamespaceType]struct {
-	flag uintptr
-	name string
-}{
-	specs.PIDNamespace:     {unix.CLONE_NEWPID, "CLONE_NEWPID"},
-	specs.MountNamespace:   {unix.CLONE_NEWNS, "CLONE_NEWNS"},
-	specs.UTSNamespace:     {unix.CLONE_NEWUTS, "CLONE_NEWUTS"},
-	specs.IPCNamespace:     {unix.CLONE_NEWIPC, "CLONE_NEWIPC"},
-	specs.NetworkNamespace: {unix.CLONE_NEWNET, "CLONE_NEWNET"},
-	specs.CgroupNamespace:  {unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"},
+var namespaceFlags = map[specs.LinuxNamespaceType]uintptr{
+	specs.PIDNamespace:     unix.CLONE_NEWPID,
+	specs.MountNamespace:   unix.CLONE_NEWNS,
+	specs.UTSNamespace:     unix.CLONE_NEWUTS,
+	specs.IPCNamespace:     unix.CLONE_NEWIPC,
+	specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+	specs.UserNamespace:    unix.CLONE_NEWUSER,
+	specs.TimeNamespace:    unix.CLONE_NEWTIME,
+}
+
+func flagsArg(flags uintptr) program.Arg {
+	return program.Named(flags, strings.Join(program.NamespaceFlags(flags), "|"))
 }
 
 // Namespaces are the types that a spec may have, for the features that mini
@@ -34,15 +39,16 @@ func Namespaces() []string {
 	return names
 }
 
-// namespaces makes new ones a flag of the clone and joins the others.
+// namespaces makes new ones a flag of the clone and joins the others. Those that
+// are joined may belong to the host: so they come before the user namespace, which
+// takes the right to do it, and which those that are made belong to.
 func (b *builder) namespaces() error {
 	seen := map[specs.LinuxNamespaceType]bool{}
+	user := -1
 	for i, ns := range b.spec.Linux.Namespaces {
 		field := fmt.Sprintf("linux.namespaces[%d]", i)
-		known, ok := namespaceFlags[ns.Type]
+		flag, ok := namespaceFlags[ns.Type]
 		switch {
-		case ns.Type == specs.UserNamespace, ns.Type == specs.TimeNamespace:
-			return unsupported(field + ": " + string(ns.Type))
 		case !ok:
 			return invalid(field+".type", "%q: unknown", ns.Type)
 		case seen[ns.Type]:
@@ -50,22 +56,60 @@ func (b *builder) namespaces() error {
 		}
 		seen[ns.Type] = true
 		switch {
+		case ns.Type == specs.UserNamespace:
+			user = i
+		case ns.Type == specs.TimeNamespace:
+			if err := b.timeNamespace(field, ns.Path); err != nil {
+				return err
+			}
 		case ns.Path == "":
-			b.plan.Cloneflags |= known.flag
+			b.newFlags |= flag
 		case ns.Type == specs.MountNamespace:
 			// Its processes would find their root pivoted away.
 			return unsupported(field + ".path: an existing mount namespace")
 		case ns.Type == specs.PIDNamespace:
 			b.plan.PIDNamespace = ns.Path
 		default:
-			fd := b.addFile(program.FileNamespace, ns.Path, field+".path")
-			b.call(fmt.Sprintf("join %s namespace %s", ns.Type, ns.Path), unix.SYS_SETNS,
-				program.Int(fd), program.Named(known.flag, known.name))
+			b.join(string(ns.Type), b.addFile(program.FileNamespace, ns.Path, field+".path"), ns.Path, flag)
 		}
 	}
-	if !seen[specs.MountNamespace] {
+	switch {
+	case !seen[specs.MountNamespace]:
 		return unsupported("linux.namespaces: a container without a mount namespace")
+	case len(b.spec.Linux.TimeOffsets) > 0 && !seen[specs.TimeNamespace]:
+		return invalid("linux.timeOffsets", "needs a time namespace")
+	case user >= 0:
+		return b.userNamespace(user)
 	}
+	b.plan.Cloneflags = b.newFlags
+	return nil
+}
+
+func (b *builder) join(kind string, fd int, path string, flag uintptr) {
+	b.call(strings.TrimSpace(fmt.Sprintf("join %s namespace %s", kind, path)), unix.SYS_SETNS, program.Int(fd), flagsArg(flag))
+}
+
+// timeNamespace joins one. A new one is made by the shim, as its offsets must be
+// written before a process is in it: time_namespaces(7).
+func (b *builder) timeNamespace(field, path string) error {
+	if path != "" {
+		if len(b.spec.Linux.TimeOffsets) > 0 {
+			return invalid("linux.timeOffsets", "the time namespace %s has its own", path)
+		}
+		b.join("time", b.addFile(program.FileNamespace, path, field+".path"), path, unix.CLONE_NEWTIME)
+		return nil
+	}
+	var offsets strings.Builder
+	for _, clock := range slices.Sorted(maps.Keys(b.spec.Linux.TimeOffsets)) {
+		if clock != "monotonic" && clock != "boottime" {
+			return invalid("linux.timeOffsets", "%q: unknown clock", clock)
+		}
+		o := b.spec.Linux.TimeOffsets[clock]
+		fmt.Fprintf(&offsets, "%s %d %d\n", clock, o.Secs, o.Nanosecs)
+	}
+	fd := b.addFile(program.FileTimeNamespace, "", "linux.timeOffsets")
+	b.plan.Files[fd-program.FdFiles].Text = offsets.String()
+	b.join("time", fd, "", unix.CLONE_NEWTIME)
 	return nil
 }
 
@@ -82,7 +126,7 @@ func (b *builder) hasNamespace(t specs.LinuxNamespaceType) bool {
 
 // newNamespace tells whether the clone makes one.
 func (b *builder) newNamespace(t specs.LinuxNamespaceType) bool {
-	return b.plan.Cloneflags&namespaceFlags[t].flag != 0
+	return b.newFlags&namespaceFlags[t] != 0
 }
 
 // joinContainer enters the namespaces of the container by its init's pidfd, in
@@ -90,19 +134,20 @@ func (b *builder) newNamespace(t specs.LinuxNamespaceType) bool {
 // process can only be born into one.
 func (b *builder) joinContainer() error {
 	var flags uintptr
-	text := ""
 	for _, ns := range b.spec.Linux.Namespaces {
-		known, ok := namespaceFlags[ns.Type]
-		if !ok || ns.Type == specs.PIDNamespace {
-			continue
+		if ns.Type != specs.PIDNamespace {
+			flags |= namespaceFlags[ns.Type]
 		}
-		flags |= known.flag
-		if text != "" {
-			text += "|"
-		}
-		text += known.name
 	}
-	b.call("join the container's namespaces", unix.SYS_SETNS, program.Int(program.FdFiles), program.Named(flags, text))
+	if b.hasNamespace(specs.UserNamespace) {
+		if err := b.hostOnly(); err != nil {
+			return err
+		}
+	}
+	b.call("join the container's namespaces", unix.SYS_SETNS, program.Int(program.FdFiles), flagsArg(flags))
+	if b.hasNamespace(specs.UserNamespace) {
+		b.becomeRoot()
+	}
 	return nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-mini/mini/shim/internal/program"
 )
 
 // attrOption is what a mount option does to struct mount_attr.
@@ -56,7 +58,7 @@ var propagations = map[string]propagation{
 // MountOptions are the options that mini understands in mounts[].options, for
 // the features that it announces.
 func MountOptions() []string {
-	all := []string{"bind", "rbind", "defaults"}
+	all := []string{"bind", "rbind", "defaults", "idmap", "ridmap"}
 	for o := range attrOptions {
 		all = append(all, o, "r"+o)
 	}
@@ -73,6 +75,8 @@ type mountOptions struct {
 	attr, rattr     attrOption
 	propagation     propagation
 	data            []string // the file system's own
+	idmap, idmapAll bool
+	ids             *program.IDMaps // what it is mapped to
 }
 
 func parseOptions(field string, options []string) (mountOptions, error) {
@@ -96,7 +100,11 @@ func parseOptions(field string, options []string) (mountOptions, error) {
 			o.bind = true
 		case "rbind":
 			o.bind, o.recursive = true, true
-		case "idmap", "ridmap", "tmpcopyup", "remount":
+		case "idmap":
+			o.idmap = true
+		case "ridmap":
+			o.idmap, o.idmapAll = true, true
+		case "tmpcopyup", "remount":
 			return o, unsupported(field + ": " + opt)
 		case "":
 			return o, invalid(field, "empty option")

@@ -5,6 +5,7 @@ import (
 	"path"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/program"
@@ -28,8 +29,10 @@ func (b *builder) process() error {
 		return err
 	}
 	b.session()
-	if err := b.rlimits(); err != nil {
-		return err
+	if !b.hasNamespace(specs.UserNamespace) {
+		if err := b.hostOnly(); err != nil {
+			return err
+		}
 	}
 	b.ownTerminal()
 	// Everything but stdio and the gate goes, and the master that waits

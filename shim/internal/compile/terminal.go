@@ -67,17 +67,12 @@ func (b *builder) console() {
 // gate tells the shim that all is ready, and waits to be let through.
 func (b *builder) gate() {
 	const step = "wait for start"
-	ready := program.Str("g")
 	sock := program.Named(program.FdSocket, "gate")
 	if b.proc.Terminal {
-		iov := program.Vec("{\"g\", 1}", ready, program.Int(1))
-		msg := program.Vec("{\"g\", SCM_RIGHTS=[4]}",
-			program.Int(0), program.Int(0), iov, program.Int(1),
-			program.Addr(slotCmsgLen), program.Int(unix.SizeofCmsghdr+8), program.Int(0))
-		b.call(step, unix.SYS_SENDMSG, sock, msg, program.Int(0))
+		b.sendFd(step, program.SaysReady, slotCmsgLen, program.Int(program.FdAgent))
 		b.call(step, unix.SYS_CLOSE, program.Int(program.FdAgent))
 	} else {
-		b.call(step, unix.SYS_WRITE, sock, ready, program.Int(1))
+		b.call(step, unix.SYS_WRITE, sock, program.Str(string(byte(program.SaysReady))), program.Int(1))
 	}
 	b.call(step, unix.SYS_READ, sock, program.Bytes(make([]byte, 8), "buf"), program.Int(1)).EOF = true
 }

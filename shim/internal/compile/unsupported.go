@@ -39,14 +39,11 @@ func supported(spec *specs.Spec) error {
 		{spec.VM != nil, "vm"},
 		{spec.ZOS != nil, "zos"},
 		{spec.FreeBSD != nil, "freebsd"},
-		{len(l.UIDMappings) > 0, "linux.uidMappings"},
-		{len(l.GIDMappings) > 0, "linux.gidMappings"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{l.MountLabel != "", "linux.mountLabel"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
 		{l.MemoryPolicy != nil, "linux.memoryPolicy"},
 		{l.Personality != nil, "linux.personality"},
-		{len(l.TimeOffsets) > 0, "linux.timeOffsets"},
 	}
 	for _, r := range refused {
 		if r.set {

@@ -87,7 +87,9 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 	var undo cleanup
 	defer func() { err = undo.unless(err) }()
 
-	rootfs, err := openRootfs(cfg.Rootfs, rootPath(&cfg))
+	ns := &maker{ctx: ctx, agent: a}
+	defer ns.close()
+	rootfs, err := openRootfs(cfg.Rootfs, rootPath(&cfg), ns)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +99,7 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 		return nil, err
 	}
 	c.filter = plan.Filter
-	files, err := openFiles(plan.Files, rootfs)
+	files, err := openFiles(plan.Files, rootfs, ns)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
+	"github.com/containerd-mini/mini/shim/internal/compile"
 	"github.com/containerd-mini/mini/shim/internal/program"
 	"github.com/containerd-mini/mini/shim/internal/stdio"
 )
@@ -47,7 +48,8 @@ func newProcess(c *Container, execID string, spec *specs.Process, cfg stdio.Conf
 	cfg.Terminal = spec.Terminal
 	if cfg.UID == 0 && cfg.GID == 0 {
 		// A user who is not root opens /dev/stdout anew.
-		cfg.UID, cfg.GID = int(spec.User.UID), int(spec.User.GID)
+		uid, gid := compile.HostIDs(c.cfg.Spec, spec.User)
+		cfg.UID, cfg.GID = int(uid), int(gid)
 	}
 	return &Process{
 		container: c, execID: execID, spec: spec, stdioCfg: cfg,
@@ -67,7 +69,7 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, pid
 	undo.add(io.Close)
 	cmd := agent.Command{
 		Program: &plan.Program, Cloneflags: plan.Cloneflags,
-		Cgroup: p.container.group.FD(), PIDNamespace: pidns,
+		Cgroup: p.container.group.FD(), PIDNamespace: pidns, Forks: plan.Forks,
 	}
 	for i, f := range io.Child() {
 		cmd.Stdio[i] = f.Fd()
@@ -196,7 +198,7 @@ func (p *Process) makeExec(ctx context.Context) error {
 	plan := p.plan
 	p.plan = nil
 	err := c.init.proc.Control(func(pidfd int) error {
-		files, err := openFiles(plan.Files, pidfd)
+		files, err := openFiles(plan.Files, pidfd, nil)
 		if err != nil {
 			return err
 		}

@@ -20,10 +20,10 @@ type Mount struct {
 // openRootfs returns the container's root as a detached mount, which nobody
 // else sees and which goes away with its descriptor. Without mounts it is the
 // directory at path.
-func openRootfs(mounts []Mount, path string) (int, error) {
+func openRootfs(mounts []Mount, path string, ns *maker) (int, error) {
 	switch len(mounts) {
 	case 0:
-		fd, err := openBind(Mount{Source: path})
+		fd, err := openBind(Mount{Source: path}, ns)
 		if err != nil {
 			return -1, fmt.Errorf("root.path: %w", err)
 		}
@@ -37,9 +37,9 @@ func openRootfs(mounts []Mount, path string) (int, error) {
 	var err error
 	switch {
 	case m.Type == "overlay":
-		fd, err = openOverlay(m)
+		fd, err = openOverlay(m, ns)
 	case m.Type == "bind" || hasOption(m.Options, "bind") || hasOption(m.Options, "rbind"):
-		fd, err = openBind(m)
+		fd, err = openBind(m, ns)
 	default:
 		fd, err = openFS(m)
 	}
@@ -71,13 +71,23 @@ func openTree(path string, recursive bool) (int, error) {
 	return fd, nil
 }
 
-func openBind(m Mount) (int, error) {
+func openBind(m Mount, ns *maker) (int, error) {
+	ids, options, err := takeIDs(m.Options)
+	if err != nil {
+		return -1, err
+	}
 	fd, err := openTree(m.Source, true)
 	if err != nil {
 		return -1, err
 	}
+	if ids != nil {
+		if err := ns.idmap(fd, ids, true); err != nil {
+			unix.Close(fd)
+			return -1, err
+		}
+	}
 	attr := &unix.MountAttr{Propagation: unix.MS_PRIVATE}
-	for _, o := range m.Options {
+	for _, o := range options {
 		if o == "ro" {
 			attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 		}
@@ -119,7 +129,19 @@ func openFS(m Mount) (int, error) {
 // openOverlay mounts an overlay with one call for each layer, so that neither
 // their number nor the length of their paths meets the one page of options
 // that mount(2) takes: "mount options is too long".
-func openOverlay(m Mount) (int, error) {
+func openOverlay(m Mount, ns *maker) (int, error) {
+	ids, options, err := takeIDs(m.Options)
+	if err != nil {
+		return -1, err
+	}
+	if ids != nil {
+		return openMappedOverlay(Mount{Source: m.Source, Options: options}, ids, ns)
+	}
+	return overlay(m, func(path string) (int, error) { return openDir(unix.AT_FDCWD, path) })
+}
+
+// overlay mounts one whose layers open opens.
+func overlay(m Mount, open func(path string) (int, error)) (int, error) {
 	c, err := newContext("overlay")
 	if err != nil {
 		return -1, err
@@ -132,10 +154,10 @@ func openOverlay(m Mount) (int, error) {
 		switch {
 		case key == "lowerdir" && ok:
 			for _, l := range splitLayers(value) {
-				c.dir(l.key, l.path)
+				c.dir(l.key, l.path, open)
 			}
 		case (key == "upperdir" || key == "workdir") && ok:
-			c.dir(key, value)
+			c.dir(key, value, func(path string) (int, error) { return openDir(unix.AT_FDCWD, path) })
 		case o == "ro":
 			attr |= unix.MOUNT_ATTR_RDONLY
 		case o == "rw" || o == "defaults":
@@ -220,13 +242,13 @@ func (c *fsContext) flag(key string) {
 // dir gives a directory by descriptor, which overlayfs takes since Linux 6.13.
 // Linux 6.8 wants a name: that of the descriptor is short enough for the 256
 // bytes of an fsconfig string.
-func (c *fsContext) dir(key, path string) {
+func (c *fsContext) dir(key, path string, open func(string) (int, error)) {
 	if c.err != nil {
 		return
 	}
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := open(path)
 	if err != nil {
-		c.fail(key, &os.PathError{Op: "open", Path: path, Err: err})
+		c.fail(key, err)
 		return
 	}
 	defer unix.Close(fd)
@@ -238,6 +260,14 @@ func (c *fsContext) dir(key, path string) {
 		err = fmt.Errorf("%w (layers one by one need Linux 6.8)", err)
 	}
 	c.fail(key+"="+path, err)
+}
+
+func openDir(at int, path string) (int, error) {
+	fd, err := unix.Openat(at, path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
 }
 
 // mount makes the superblock and its detached mount.

@@ -15,12 +15,22 @@ const (
 	FdFiles  = 5 // Plan.Files[0]
 )
 
+// What the agent says on its socket, a byte each.
+const (
+	SaysReady  = 'g' // it stands at a gate
+	SaysForked = 'p' // it has forked; the child's pidfd comes along
+)
+
 // Plan is a Program and all that the shim does around it.
 type Plan struct {
 	Program
 
 	// Cloneflags are the CLONE_NEW* flags of clone3(2).
 	Cloneflags uintptr
+
+	// Forks says that the process forks once, to be born in a user
+	// namespace that it has joined: its child is the one to go on with.
+	Forks bool
 
 	// PIDNamespace, where not empty, is the path of the pid namespace that
 	// the process is cloned into: setns(2) moves only children there.
@@ -53,10 +63,16 @@ const (
 	FileBind
 	// FileRecursiveBind is the same with AT_RECURSIVE.
 	FileRecursiveBind
-	// FileNull is a FileBind of /dev/null, verified to be char 1:3.
-	FileNull
+	// FileDevice is a FileBind of a device, verified to be that of Mode and
+	// Rdev: S_IFCHR and 1:3 for /dev/null.
+	FileDevice
 	// FileNamespace is the namespace at Path, opened to be joined.
 	FileNamespace
+	// FileUserNamespace is one with the mapping IDs: that at Path, or without
+	// a path a new one.
+	FileUserNamespace
+	// FileTimeNamespace is a new one with the offsets in Text.
+	FileTimeNamespace
 	// FileInit is the pidfd of the container's init, for an exec.
 	FileInit
 )
@@ -65,6 +81,16 @@ const (
 type File struct {
 	Kind FileKind
 	Path string
+	// Mode is the type of a device, as in st_mode, Rdev its number.
+	Mode uint32
+	Rdev uint64
+	// IDs is how a bind is id-mapped, or the mapping of a new user
+	// namespace. Nil for none.
+	IDs *IDMaps
+	// Text is what /proc/PID/timens_offsets gets: time_namespaces(7).
+	Text string
+	// MapAll id-maps the mounts below, too.
+	MapAll bool
 	// Field is what the spec calls it: "mounts[3].source".
 	Field string
 }
@@ -118,10 +144,17 @@ func (f File) String() string {
 	switch f.Kind {
 	case FileRootfs:
 		return "root " + f.Path
-	case FileBind, FileNull:
-		return "open_tree " + f.Path
+	case FileBind, FileDevice:
+		return "open_tree " + f.Path + f.mapText()
 	case FileRecursiveBind:
-		return "open_tree AT_RECURSIVE " + f.Path
+		return "open_tree AT_RECURSIVE " + f.Path + f.mapText()
+	case FileUserNamespace:
+		if f.Path == "" {
+			return "user namespace " + f.IDs.String()
+		}
+		return "open " + f.Path
+	case FileTimeNamespace:
+		return strings.TrimSpace("time namespace " + strings.ReplaceAll(strings.TrimSpace(f.Text), "\n", ", "))
 	case FileNamespace:
 		return "open " + f.Path
 	default:
@@ -129,8 +162,24 @@ func (f File) String() string {
 	}
 }
 
+func (f File) mapText() string {
+	switch {
+	case f.IDs == nil:
+		return ""
+	case f.MapAll:
+		return ", MOUNT_ATTR_IDMAP AT_RECURSIVE " + f.IDs.String()
+	default:
+		return ", MOUNT_ATTR_IDMAP " + f.IDs.String()
+	}
+}
+
 func cloneText(flags uintptr) string {
-	names := []string{"CLONE_INTO_CGROUP"}
+	return strings.Join(append([]string{"CLONE_INTO_CGROUP"}, NamespaceFlags(flags)...), "|")
+}
+
+// NamespaceFlags are the names of CLONE_NEW* flags.
+func NamespaceFlags(flags uintptr) []string {
+	var names []string
 	for _, n := range []struct {
 		flag uintptr
 		name string
@@ -138,12 +187,13 @@ func cloneText(flags uintptr) string {
 		{unix.CLONE_NEWNS, "CLONE_NEWNS"}, {unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"},
 		{unix.CLONE_NEWUTS, "CLONE_NEWUTS"}, {unix.CLONE_NEWIPC, "CLONE_NEWIPC"},
 		{unix.CLONE_NEWPID, "CLONE_NEWPID"}, {unix.CLONE_NEWNET, "CLONE_NEWNET"},
+		{unix.CLONE_NEWUSER, "CLONE_NEWUSER"}, {unix.CLONE_NEWTIME, "CLONE_NEWTIME"},
 	} {
 		if flags&n.flag != 0 {
 			names = append(names, n.name)
 		}
 	}
-	return strings.Join(names, "|")
+	return names
 }
 
 func deviceText(d specs.LinuxDeviceCgroup) string {

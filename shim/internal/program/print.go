@@ -70,6 +70,7 @@ func callName(nr int) string {
 var callNames = map[int]string{
 	unix.SYS_CAPSET:        "capset",
 	unix.SYS_CHDIR:         "chdir",
+	unix.SYS_CLONE3:        "clone3",
 	unix.SYS_CLOSE:         "close",
 	unix.SYS_CLOSE_RANGE:   "close_range",
 	unix.SYS_DUP3:          "dup3",
@@ -91,6 +92,7 @@ var callNames = map[int]string{
 	unix.SYS_OPENAT:        "openat",
 	unix.SYS_OPENAT2:       "openat2",
 	unix.SYS_OPEN_TREE:     "open_tree",
+	unix.SYS_PIDFD_OPEN:    "pidfd_open",
 	unix.SYS_PIVOT_ROOT:    "pivot_root",
 	unix.SYS_PRCTL:         "prctl",
 	unix.SYS_PRLIMIT64:     "prlimit64",
@@ -107,6 +109,7 @@ var callNames = map[int]string{
 	unix.SYS_SYMLINKAT:     "symlinkat",
 	unix.SYS_UMASK:         "umask",
 	unix.SYS_UMOUNT2:       "umount2",
+	unix.SYS_UNSHARE:       "unshare",
 	unix.SYS_WRITE:         "write",
 	unix.SYS_SOCKET:        "socket",
 }

@@ -1,0 +1,116 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A process that forks has joined a user namespace, which only a process with a
+// single thread can (setns(2)), and has its child born in the other namespaces,
+// which then belong to that one. It says who its child is, and ends.
+
+// arriveForked is arrive for a process that forks: its child stands at the gate.
+func (p *Process) arriveForked() error {
+	m, err := p.receive(true)
+	if err == nil && m.child {
+		if err := p.adopt(m.fd); err != nil {
+			return err
+		}
+		return p.arrive()
+	}
+	// The child was first with its word, or one of them has failed. Either
+	// way the parent is done, or as good as.
+	if err := p.parentEnded(); err != nil {
+		return err
+	}
+	last, lerr := p.receive(false)
+	if lerr == nil && last.child {
+		if err := errors.Join(err, p.adopt(last.fd)); err != nil {
+			return err
+		}
+		p.Received = m.fd
+		return nil
+	}
+	if errors.Is(lerr, unix.EAGAIN) {
+		lerr = nil
+	}
+	return cmp.Or(err, lerr, errors.New("agent ended before its gate"))
+}
+
+// parentEnded waits for the end of the parent, and leaves it to be reaped.
+func (p *Process) parentEnded() error {
+	rc, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var werr error
+	err = rc.Read(func(fd uintptr) bool {
+		werr = unix.Waitid(unix.P_PIDFD, int(fd), nil, unix.WEXITED|unix.WNOWAIT, nil)
+		return werr != unix.EAGAIN && werr != unix.EINTR
+	})
+	return errors.Join(err, werr)
+}
+
+// adopt goes on with the child of a process that forks. With CLONE_PARENT it is
+// the shim's child, too.
+func (p *Process) adopt(pidfd *os.File) error {
+	if pidfd == nil {
+		return errors.New("agent: fork: no pidfd")
+	}
+	pid, err := pidOf(pidfd)
+	if err != nil {
+		pidfd.Close()
+		return fmt.Errorf("agent: fork: %w", err)
+	}
+	// It has done what it was for, and ends.
+	_, err = p.Wait()
+	p.Pid, p.pidfd, p.parent = pid, pidfd, 0
+	return err
+}
+
+// pidOf is the pid that a pidfd stands for: proc_pid_fdinfo(5).
+func pidOf(pidfd *os.File) (pid int, err error) {
+	rc, err := pidfd.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var data []byte
+	cerr := rc.Control(func(fd uintptr) { data, err = os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd)) })
+	if err = errors.Join(err, cerr); err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "Pid:"); ok {
+			pid, err = strconv.Atoi(strings.TrimSpace(value))
+			if err == nil && pid <= 0 {
+				err = errors.New("not in this pid namespace")
+			}
+			return pid, err
+		}
+	}
+	return 0, errors.New("not a pidfd")
+}
+
+// abandonFamily does so where parent and child may both be there, and the child
+// is not known yet. Until it is reaped the parent holds the number of the group.
+func (p *Process) abandonFamily() error {
+	defer p.pidfd.Close()
+	if err := unix.Kill(-p.parent, unix.SIGKILL); err != nil && err != unix.ESRCH {
+		return fmt.Errorf("kill: %w", err)
+	}
+	for {
+		switch err := unix.Waitid(unix.P_PGID, p.parent, nil, unix.WEXITED, nil); err {
+		case nil, unix.EINTR:
+		case unix.ECHILD:
+			return nil
+		default:
+			return fmt.Errorf("waitid: %w", err)
+		}
+	}
+}

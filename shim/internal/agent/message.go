@@ -1,0 +1,90 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containerd-mini/mini/shim/internal/program"
+)
+
+// message is what the agent sends: that it stands at a gate, or that it has
+// forked. At its end the socket says so.
+type message struct {
+	end, child bool
+	fd         *os.File
+}
+
+// receive returns the next message, or the error that the agent reports. If it is
+// not to wait it returns EAGAIN where there is none.
+func (p *Process) receive(wait bool) (message, error) {
+	var msg [8]byte
+	oob := make([]byte, unix.CmsgSpace(4))
+	var n, oobn int
+	rc, err := p.sock.SyscallConn()
+	if err != nil {
+		return message{}, fmt.Errorf("agent: %w", err)
+	}
+	var rerr error
+	err = rc.Read(func(fd uintptr) bool {
+		n, oobn, _, _, rerr = unix.Recvmsg(int(fd), msg[:], oob, unix.MSG_CMSG_CLOEXEC)
+		return !wait || rerr != unix.EAGAIN && rerr != unix.EINTR
+	})
+	switch {
+	case err != nil:
+		return message{}, fmt.Errorf("agent: %w", err)
+	case rerr == unix.ECONNRESET, rerr == nil && n == 0:
+		return message{end: true}, nil
+	case rerr != nil:
+		return message{}, fmt.Errorf("agent: recvmsg: %w", rerr)
+	case n == 8:
+		return message{}, p.stepError(msg)
+	}
+	m := message{child: msg[0] == program.SaysForked}
+	m.fd, err = descriptor(oob[:oobn])
+	return m, err
+}
+
+func (p *Process) stepError(msg [8]byte) error {
+	index := int(uint32(msg[0]) | uint32(msg[1])<<8 | uint32(msg[2])<<16 | uint32(msg[3])<<24)
+	errno := uint32(msg[4]) | uint32(msg[5])<<8 | uint32(msg[6])<<16 | uint32(msg[7])<<24
+	return &StepError{Step: p.program.Step(index), Errno: unix.Errno(errno)}
+}
+
+// descriptor is that of an SCM_RIGHTS message, nil without one: unix(7).
+func descriptor(oob []byte) (*os.File, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(msgs) == 0 {
+		return nil, fmt.Errorf("agent: control message: %w", err)
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) == 0 {
+		return nil, fmt.Errorf("agent: control message: %w", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "received"), nil
+}
+
+// arrive waits until the process stands at a gate.
+func (p *Process) arrive() error {
+	if p.parent != 0 {
+		return p.arriveForked()
+	}
+	m, err := p.receive(true)
+	if err != nil {
+		return err
+	}
+	if m.end {
+		ws, _ := p.Wait()
+		return fmt.Errorf("agent ended before its gate: %s", describe(ws))
+	}
+	p.Received = m.fd
+	return nil
+}

@@ -16,8 +16,15 @@ import (
 // error, none, as far as the kernel takes its own values back. A limit without
 // its controller is a *[MissingControllerError], and then nothing is written.
 // Devices that are nil leave the filter as it is.
-func (g *Group) Apply(r program.Resources) (err error) {
+func (g *Group) Apply(r program.Resources) error { return g.ApplyThen(r, nil) }
+
+// ApplyThen is Apply with a step more: last, if not nil, is called when all is
+// written, before the filter is swapped, and its error undoes the rest.
+func (g *Group) ApplyThen(r program.Resources, last func() error) (err error) {
 	if err := g.checkControllers(r.Writes); err != nil {
+		return err
+	}
+	if err := g.checkUse(r.Writes); err != nil {
 		return err
 	}
 	var done []undo
@@ -31,12 +38,26 @@ func (g *Group) Apply(r program.Resources) (err error) {
 			}
 		}
 	}()
-	for _, w := range r.Writes {
+	var missing error // of the write before, if w is another place for it
+	for i, w := range r.Writes {
 		old, err := g.replace(w.File, w.Value)
-		if err != nil {
+		switch {
+		case err == nil:
+			done = append(done, undoOf(w.File, w.Value, old)...)
+			missing = nil
+		case errors.Is(err, unix.ENOENT) && (w.Optional || w.Or && missing == nil):
+		case errors.Is(err, unix.ENOENT) && i+1 < len(r.Writes) && r.Writes[i+1].Or:
+			missing = err
+		case missing != nil:
+			return g.err(w.Field+": write "+r.Writes[i-1].File+" or "+w.File, err)
+		default:
 			return g.err(w.Field+": write "+w.File, err)
 		}
-		done = append(done, undoOf(w.File, w.Value, old)...)
+	}
+	if last != nil {
+		if err := last(); err != nil {
+			return err
+		}
 	}
 	if r.Devices == nil {
 		return nil
@@ -62,6 +83,28 @@ func (g *Group) checkControllers(writes []program.Write) error {
 		}
 		if !slices.Contains(has, w.Controller) {
 			return &MissingControllerError{w.Controller, w.Field, g.refused[w.Controller]}
+		}
+	}
+	return nil
+}
+
+// checkUse refuses limits below what is in use already, where that was asked
+// for.
+func (g *Group) checkUse(writes []program.Write) error {
+	for _, w := range writes {
+		limit, ok := parseUint(w.Value)
+		if w.AtLeast == "" || !ok {
+			continue
+		}
+		b, err := g.read(w.AtLeast, nil)
+		if gone(err) && w.Optional {
+			continue
+		}
+		if err != nil {
+			return g.err(w.Field+": read "+w.AtLeast, err)
+		}
+		if used := parseSingle(b); used > limit {
+			return g.err(w.Field, fmt.Errorf("%d is below the %d bytes in use", limit, used))
 		}
 	}
 	return nil

@@ -191,3 +191,43 @@ func TestHugetlb(t *testing.T) {
 	}
 	t.Errorf("stats: %v", m.Hugetlb)
 }
+
+// TestApplyPlaces: what a kernel may lack, and what it may have elsewhere. The
+// files are such as every cgroup has, with any controller.
+func TestApplyPlaces(t *testing.T) {
+	g := newTestGroup(t)
+	depth := func(v string) program.Write { return program.Write{File: "cgroup.max.depth", Value: v, Field: "depth"} }
+	none := func(file string) program.Write { return program.Write{File: file, Value: "1", Field: "none"} }
+	or := func(w program.Write) program.Write { w.Or = true; return w }
+	optional := func(w program.Write) program.Write { w.Optional = true; return w }
+	inUse := func(w program.Write) program.Write { w.AtLeast = "cgroup.max.descendants"; return w }
+	for _, c := range []struct {
+		name   string
+		writes []program.Write
+		want   string // the error has it
+	}{
+		{"optional", []program.Write{optional(none("cgroup.a")), depth("7")}, ""},
+		{"in the second place", []program.Write{none("cgroup.a"), or(depth("8"))}, ""},
+		{"in the first place", []program.Write{depth("9"), or(none("cgroup.a"))}, ""},
+		{"in no place", []program.Write{depth("10"), none("cgroup.a"), or(none("cgroup.b"))}, "none: write cgroup.a or cgroup.b: no such file"},
+		{"not there", []program.Write{depth("11"), none("cgroup.a")}, "none: write cgroup.a: no such file"},
+		{"less than in use", []program.Write{depth("12"), inUse(depth("12"))}, "depth: 12 is below the 18446744073709551615 bytes in use"},
+		{"no less than in use", []program.Write{inUse(depth("max"))}, ""},
+	} {
+		before, _ := g.read("cgroup.max.depth", nil)
+		err := g.Apply(program.Resources{Writes: c.writes})
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+		if after, _ := g.read("cgroup.max.depth", nil); err != nil && string(after) != string(before) {
+			t.Errorf("%s: changed from %q to %q in spite of an error", c.name, before, after)
+		}
+	}
+	failed := errors.New("no")
+	if err := g.ApplyThen(program.Resources{Writes: []program.Write{depth("3")}}, func() error { return failed }); !errors.Is(err, failed) {
+		t.Errorf("last step: %v", err)
+	}
+	if after, _ := g.read("cgroup.max.depth", nil); string(after) != "max\n" {
+		t.Errorf("the last step failed, and left %q", after)
+	}
+}

@@ -64,9 +64,7 @@ func Resources(r *specs.LinuxResources) (program.Resources, error) {
 	w.memory(r.Memory)
 	w.pids(r.Pids)
 	w.blockIO(r.BlockIO)
-	for i, h := range r.HugepageLimits {
-		w.add("hugetlb", "hugetlb."+h.Pagesize+".max", strconv.FormatUint(h.Limit, 10), fmt.Sprintf("hugepageLimits[%d]", i))
-	}
+	w.hugepages(r.HugepageLimits)
 	for _, dev := range slices.Sorted(maps.Keys(r.Rdma)) {
 		w.rdma(dev, r.Rdma[dev])
 	}
@@ -76,7 +74,7 @@ func Resources(r *specs.LinuxResources) (program.Resources, error) {
 	// unified comes last: it wins.
 	for _, file := range slices.Sorted(maps.Keys(r.Unified)) {
 		controller, _, ok := strings.Cut(file, ".")
-		if !ok || strings.ContainsAny(file, "/\x00") {
+		if !ok || !isFileName(file) {
 			return program.Resources{}, invalid("linux.resources.unified", "%q: not a file of a cgroup", file)
 		}
 		if controller == "cgroup" {
@@ -86,6 +84,22 @@ func Resources(r *specs.LinuxResources) (program.Resources, error) {
 		w.add(controller, file, r.Unified[file], "unified["+file+"]")
 	}
 	return program.Resources{Writes: w.writes, Devices: r.Devices}, w.err
+}
+
+// isFileName tells whether name is like memory.max: nothing that leads out of
+// the cgroup is.
+func isFileName(name string) bool {
+	for part := range strings.SplitSeq(name, ".") {
+		if part == "" {
+			return false
+		}
+		for _, c := range []byte(part) {
+			if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '_' {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // writer collects writes, and the first error.
@@ -99,6 +113,9 @@ func (w *writer) add(controller, file, value, field string) {
 		Controller: controller, File: file, Value: value, Field: "linux.resources." + field,
 	})
 }
+
+// last is the write that was added last.
+func (w *writer) last() *program.Write { return &w.writes[len(w.writes)-1] }
 
 func (w *writer) refuse(field, format string, args ...any) {
 	if w.err == nil {
@@ -117,13 +134,20 @@ func (w *writer) cpu(c *specs.LinuxCPU) {
 	if c.Idle != nil {
 		w.add("cpu", "cpu.idle", strconv.FormatInt(*c.Idle, 10), "cpu.idle")
 	}
-	if c.Shares != nil && *c.Shares != 0 {
+	// The weight of one that is idle is 0, and the kernel takes no other
+	// (sched_group_set_shares).
+	if c.Shares != nil && *c.Shares != 0 && (c.Idle == nil || *c.Idle == 0) {
 		weight := cpuWeight(*c.Shares)
 		w.add("cpu", "cpu.weight", strconv.FormatUint(weight, 10), "cpu.shares")
 		// ctr asks for 1024 shares where nobody asked for anything.
-		w.writes[len(w.writes)-1].Default = weight == defaultWeight
+		w.last().Default = weight == defaultWeight
 	}
-	if c.Quota != nil && *c.Quota != 0 || c.Period != nil && *c.Period != 0 {
+	limited := c.Quota != nil && *c.Quota != 0 || c.Period != nil && *c.Period != 0
+	if limited && c.Burst != nil {
+		// The quota may not be less than the burst that was.
+		w.add("cpu", "cpu.max.burst", "0", "cpu.burst")
+	}
+	if limited {
 		value, field := "max", "cpu.quota"
 		if c.Quota != nil && *c.Quota > 0 {
 			value = strconv.FormatInt(*c.Quota, 10)
@@ -178,21 +202,23 @@ func (w *writer) memory(m *specs.LinuxMemory) {
 		w.err = unsupported("linux.resources.memory.disableOOMKiller")
 	case m.UseHierarchy != nil && !*m.UseHierarchy:
 		w.err = unsupported("linux.resources.memory.useHierarchy")
-	case m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate:
-		w.err = unsupported("linux.resources.memory.checkBeforeUpdate")
 	}
+	check := m.CheckBeforeUpdate != nil && *m.CheckBeforeUpdate
 	if m.Reservation != nil && *m.Reservation != 0 {
 		w.add("memory", "memory.low", memoryText(*m.Reservation), "memory.reservation")
 	}
 	if m.Limit != nil && *m.Limit != 0 {
 		w.add("memory", "memory.max", memoryText(*m.Limit), "memory.limit")
+		if check {
+			w.last().AtLeast = "memory.current"
+		}
 	}
-	w.swap(m)
+	w.swap(m, check)
 }
 
 // swap: the spec's swap is memory and swap together, memory.swap.max is swap
 // alone.
-func (w *writer) swap(m *specs.LinuxMemory) {
+func (w *writer) swap(m *specs.LinuxMemory, check bool) {
 	if m.Swap == nil || *m.Swap == 0 {
 		return
 	}
@@ -209,6 +235,11 @@ func (w *writer) swap(m *specs.LinuxMemory) {
 		swap -= *m.Limit
 	}
 	w.add("memory", "memory.swap.max", memoryText(swap), "memory.swap")
+	// A kernel without swap keeps both promises.
+	w.last().Optional = swap <= 0
+	if check {
+		w.last().AtLeast = "memory.swap.current"
+	}
 }
 
 func memoryText(v int64) string {
@@ -237,20 +268,15 @@ func (w *writer) blockIO(b *specs.LinuxBlockIO) {
 		w.err = unsupported("linux.resources.blockIO.leafWeight")
 	}
 	if b.Weight != nil && *b.Weight != 0 {
-		if *b.Weight < 10 || *b.Weight > 1000 {
-			w.refuse("blockIO.weight", "%d: want 10 to 1000", *b.Weight)
-		}
-		// v1's 10..1000 to v2's 1..10000.
-		weight := 1 + (uint64(*b.Weight)-10)*9999/990
-		w.add("io", "io.weight", "default "+strconv.FormatUint(weight, 10), "blockIO.weight")
+		w.weight("default", *b.Weight, "blockIO.weight")
 	}
 	for i, d := range b.WeightDevice {
+		field := fmt.Sprintf("blockIO.weightDevice[%d]", i)
 		if d.LeafWeight != nil {
-			w.err = unsupported(fmt.Sprintf("linux.resources.blockIO.weightDevice[%d].leafWeight", i))
+			w.err = unsupported("linux.resources." + field + ".leafWeight")
 		}
 		if d.Weight != nil {
-			weight := 1 + (uint64(max(*d.Weight, 10))-10)*9999/990
-			w.add("io", "io.weight", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, weight), fmt.Sprintf("blockIO.weightDevice[%d]", i))
+			w.weight(fmt.Sprintf("%d:%d", d.Major, d.Minor), *d.Weight, field+".weight")
 		}
 	}
 	for _, t := range []struct {
@@ -269,6 +295,32 @@ func (w *writer) blockIO(b *specs.LinuxBlockIO) {
 			}
 			w.add("io", "io.max", fmt.Sprintf("%d:%d %s=%s", d.Major, d.Minor, t.key, rate), fmt.Sprintf("blockIO.%s[%d]", t.field, i))
 		}
+	}
+}
+
+// weight is kept by the io.cost controller, which counts from 1 to 10000, or by
+// the BFQ scheduler, which counts as the spec does.
+func (w *writer) weight(key string, weight uint16, field string) {
+	if weight < 10 || weight > 1000 {
+		w.refuse(field, "%d: want 10 to 1000", weight)
+		return
+	}
+	w.add("io", "io.weight", fmt.Sprintf("%s %d", key, 1+(uint64(weight)-10)*9999/990), field)
+	w.add("io", "io.bfq.weight", fmt.Sprintf("%s %d", key, weight), field)
+	w.last().Or = true
+}
+
+func (w *writer) hugepages(limits []specs.LinuxHugepageLimit) {
+	for i, h := range limits {
+		field := fmt.Sprintf("hugepageLimits[%d]", i)
+		if !isFileName(h.Pagesize) {
+			w.refuse(field+".pageSize", "%q: want one like 2MB", h.Pagesize)
+		}
+		limit := strconv.FormatUint(h.Limit, 10)
+		w.add("hugetlb", "hugetlb."+h.Pagesize+".max", limit, field)
+		// What is reserved by mmap(2), and may not be used yet: Linux 5.7.
+		w.add("hugetlb", "hugetlb."+h.Pagesize+".rsvd.max", limit, field)
+		w.last().Optional = true
 	}
 }
 

@@ -43,6 +43,10 @@ type Plan struct {
 	// Cgroup is what is written to the container's cgroup before the clone.
 	Cgroup Resources
 
+	// Scope, where not nil, is the unit of systemd that the cgroup becomes
+	// before the gate opens.
+	Scope *Scope
+
 	// Filter is the op that loads the seccomp filter, nil without one: execs
 	// in the container load the same.
 	Filter *Op
@@ -115,6 +119,31 @@ type Write struct {
 	// Default says that Value is what every new cgroup has: where the
 	// controller is missing there is nothing to limit.
 	Default bool
+	// Optional says that a kernel without the File has nothing to limit.
+	Optional bool
+	// Or says that File is another place for what the write before sets: one
+	// of the two must be there.
+	Or bool
+	// AtLeast, where not empty, is the file that tells what is in use: a
+	// Value below that is refused. linux.resources.memory.checkBeforeUpdate.
+	AtLeast string
+}
+
+// Scope is a transient unit of systemd's around a process: systemd.scope(5).
+type Scope struct {
+	Unit       string // "cri-containerd-ID.scope"
+	Slice      string // "kubepods-besteffort.slice"
+	Properties []Property
+}
+
+// Property of a unit. Either Value is set, to a string, bool, uint64 or []byte,
+// or Text, which is GVariant's text format.
+type Property struct {
+	Name  string
+	Value any
+	Text  string
+	// Field is what the spec calls it, "" for what every container has.
+	Field string
 }
 
 // String prints the Plan: what the shim does first, then the Program.
@@ -125,6 +154,12 @@ func (p *Plan) String() string {
 	}
 	for _, d := range p.Cgroup.Devices {
 		fmt.Fprintf(&b, "device  %s\n", deviceText(d))
+	}
+	if p.Scope != nil {
+		fmt.Fprintf(&b, "systemd %s in %s\n", p.Scope.Unit, p.Scope.Slice)
+		for _, q := range p.Scope.Properties {
+			fmt.Fprintf(&b, "systemd %s\n", q)
+		}
 	}
 	for i, f := range p.Files {
 		fmt.Fprintf(&b, "file    %d = %s  # %s\n", FdFiles+i, f, f.Field)
@@ -138,6 +173,17 @@ func (p *Plan) String() string {
 	fmt.Fprintf(&b, "clone   %s\n", cloneText(p.Cloneflags))
 	b.WriteString(p.Program.String())
 	return b.String()
+}
+
+func (q Property) String() string {
+	text := q.Text
+	if q.Value != nil {
+		text = fmt.Sprint(q.Value)
+	}
+	if q.Field != "" {
+		text += "  # " + q.Field
+	}
+	return q.Name + " = " + text
 }
 
 func (f File) String() string {

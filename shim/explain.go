@@ -4,7 +4,6 @@ import (
 	"path/filepath"
 
 	"github.com/containerd-mini/mini/shim/internal/compile"
-	"github.com/containerd-mini/mini/shim/internal/container"
 )
 
 // Explain returns what would be done to create the container of a bundle: one
@@ -19,11 +18,14 @@ func Explain(bundle string) (string, error) {
 		return "", err
 	}
 	id := filepath.Base(bundle)
-	plan, err := compile.Container(spec, compile.Options{
-		ID: id, Bundle: bundle, Cgroup: container.CgroupPath(id, spec), Home: "/root",
-	})
+	dir, scope, err := compile.Cgroup(id, spec, false)
 	if err != nil {
 		return "", err
 	}
+	plan, err := compile.Container(spec, compile.Options{ID: id, Bundle: bundle, Cgroup: dir, Home: "/root"})
+	if err != nil {
+		return "", err
+	}
+	plan.Scope = scope
 	return plan.String(), nil
 }

@@ -18,6 +18,7 @@ import (
 // options is what an operator, or a client, may configure.
 type options struct {
 	ignoreControllers bool
+	systemdCgroup     bool
 	// ioUID and ioGID own the pipes of the container's streams, where runc's
 	// options say so.
 	ioUID, ioGID uint32
@@ -66,7 +67,6 @@ func parseRunc(o *runcoptions.Options) (options, error) {
 		set  bool
 		name string
 	}{
-		{o.SystemdCgroup, "SystemdCgroup"},
 		{o.NoPivotRoot, "NoPivotRoot"},
 		{o.NoNewKeyring, "NoNewKeyring"},
 		{o.ShimCgroup != "", "ShimCgroup"},
@@ -75,7 +75,7 @@ func parseRunc(o *runcoptions.Options) (options, error) {
 			return options{}, fmt.Errorf("options.%s: not supported: %w", r.name, errdefs.ErrNotImplemented)
 		}
 	}
-	return options{ioUID: o.IoUid, ioGID: o.IoGid}, nil
+	return options{systemdCgroup: o.SystemdCgroup, ioUID: o.IoUid, ioGID: o.IoGid}, nil
 }
 
 func parseConfig(o *runtimeoptions.Options) (options, error) {

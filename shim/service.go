@@ -128,6 +128,7 @@ func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (*conta
 			UID: int(opts.ioUID), GID: int(opts.ioGID),
 		},
 		CgroupRoot:        s.cgroups,
+		SystemdCgroup:     opts.systemdCgroup,
 		IgnoreControllers: opts.ignoreControllers,
 		Ignored:           s.ignored,
 		Created:           func(p *container.Process) { s.created(r, p) },

@@ -4,7 +4,7 @@
 //	4  doors      cmd/*
 //	3  services   shim, snapshotter
 //	2  object     shim/internal/container
-//	1  wings      decide: compile, seccomp  |  act: agent, cgroup, stdio
+//	1  wings      decide: compile, seccomp  |  act: agent, cgroup, stdio, systemd
 //	0  ground     program  (data only)
 //
 // and shim/internal/bootstrap, which runs before the rest is initialised, imports nothing of ours.
@@ -37,10 +37,11 @@ var floors = map[string][]string{
 	"shim/internal/agent":   {"shim/internal/program"},
 	"shim/internal/cgroup":  {"shim/internal/program"},
 	"shim/internal/stdio":   {"shim/internal/program"},
+	"shim/internal/systemd": {"shim/internal/program"},
 
 	"shim/internal/container": {
 		"shim/internal/agent", "shim/internal/bootstrap", "shim/internal/cgroup", "shim/internal/compile",
-		"shim/internal/program", "shim/internal/seccomp", "shim/internal/stdio",
+		"shim/internal/program", "shim/internal/seccomp", "shim/internal/stdio", "shim/internal/systemd",
 	},
 
 	"shim/early":   {"shim/internal/bootstrap"},

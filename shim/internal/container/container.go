@@ -20,6 +20,7 @@ import (
 	"github.com/containerd-mini/mini/shim/internal/compile"
 	"github.com/containerd-mini/mini/shim/internal/program"
 	"github.com/containerd-mini/mini/shim/internal/stdio"
+	"github.com/containerd-mini/mini/shim/internal/systemd"
 )
 
 // Bounds of what may wait for a process or for somebody outside.
@@ -42,6 +43,9 @@ type Config struct {
 
 	// CgroupRoot is where cgroup v2 is mounted.
 	CgroupRoot string
+	// SystemdCgroup asks for a scope of systemd's where the spec does not
+	// say.
+	SystemdCgroup bool
 	// IgnoreControllers passes over limits whose controller is missing;
 	// Ignored is told of each.
 	IgnoreControllers bool
@@ -65,8 +69,10 @@ type Container struct {
 	cfg   Config
 	agent *agent.Agent
 	group *cgroup.Group
+	unit  string // of systemd, whose cgroup it is, or ""
 	init  *Process
 
+	cgroup    string      // its path
 	filter    *program.Op // that loads its seccomp filter, for its execs
 	stopWatch context.CancelFunc
 
@@ -104,7 +110,7 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 		return nil, err
 	}
 	defer closeAll(files)
-	if err := c.makeGroup(plan, &undo); err != nil {
+	if err := c.makeGroup(ctx, plan, &undo); err != nil {
 		return nil, err
 	}
 	pidns := -1
@@ -117,6 +123,12 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 	c.init = newProcess(c, "", cfg.Spec.Process, cfg.Stdio)
 	if err := c.init.make(ctx, plan, files, pidns); err != nil {
 		return nil, err
+	}
+	if plan.Scope != nil {
+		undo.add(c.init.discard)
+		if err := c.startScope(ctx, plan); err != nil {
+			return nil, err
+		}
 	}
 	var watch context.Context
 	watch, c.stopWatch = context.WithCancel(context.Background())
@@ -137,30 +149,42 @@ func rootPath(cfg *Config) string {
 }
 
 func (c *Container) compile(rootfs int) (*program.Plan, error) {
-	opt := compile.Options{ID: c.cfg.ID, Bundle: c.cfg.Bundle, Cgroup: CgroupPath(c.cfg.ID, c.cfg.Spec)}
+	dir, scope, err := compile.Cgroup(c.cfg.ID, c.cfg.Spec, c.cfg.SystemdCgroup)
+	if err != nil {
+		return nil, err
+	}
+	opt := compile.Options{ID: c.cfg.ID, Bundle: c.cfg.Bundle, Cgroup: dir}
 	if p := c.cfg.Spec.Process; p != nil {
 		opt.Home = home(rootfs, p.User.UID)
 	}
-	return compile.Container(c.cfg.Spec, opt)
-}
-
-// CgroupPath is the container's cgroup: what the spec says, or its ID.
-func CgroupPath(id string, spec *specs.Spec) string {
-	if spec.Linux != nil && spec.Linux.CgroupsPath != "" {
-		return filepath.Join("/", spec.Linux.CgroupsPath)
+	plan, err := compile.Container(c.cfg.Spec, opt)
+	if err != nil {
+		return nil, err
 	}
-	return filepath.Join("/", id)
+	c.cgroup, plan.Scope = dir, scope
+	return plan, nil
 }
 
-// makeGroup creates the cgroup with its limits. What would be left to clean up
-// after a kill of the shim is written to the bundle first.
-func (c *Container) makeGroup(plan *program.Plan, undo *cleanup) error {
-	path := CgroupPath(c.cfg.ID, c.cfg.Spec)
-	if err := writeRecord(c.cfg.Bundle, path); err != nil {
+// makeGroup creates the cgroup with its limits, or for systemd without them.
+// What would be left to clean up after a kill of the shim is written to the
+// bundle first.
+func (c *Container) makeGroup(ctx context.Context, plan *program.Plan, undo *cleanup) error {
+	if plan.Scope != nil {
+		if err := systemd.Booted(); err != nil {
+			return fmt.Errorf("linux.cgroupsPath: %w", err)
+		}
+		c.unit = plan.Scope.Unit
+	}
+	if err := writeRecord(c.cfg.Bundle, c.cgroup, c.unit); err != nil {
 		return err
 	}
 	undo.add(func() error { return removeRecord(c.cfg.Bundle) })
-	group, err := cgroup.Create(c.cfg.CgroupRoot, path, controllers(plan.Cgroup))
+	if plan.Scope != nil {
+		if err := ensureSlice(ctx, c.cfg.CgroupRoot, c.cgroup, plan.Scope); err != nil {
+			return fmt.Errorf("linux.cgroupsPath: %w", err)
+		}
+	}
+	group, err := cgroup.Create(c.cfg.CgroupRoot, c.cgroup, controllers(plan.Cgroup))
 	if err != nil {
 		return fmt.Errorf("linux.cgroupsPath: %w", err)
 	}
@@ -168,9 +192,12 @@ func (c *Container) makeGroup(plan *program.Plan, undo *cleanup) error {
 	undo.add(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
 		defer cancel()
-		return errors.Join(group.Delete(ctx), group.Close())
+		return errors.Join(stopScope(ctx, c.unit), group.Delete(ctx), group.Close())
 	})
-	return c.apply(plan.Cgroup)
+	if plan.Scope != nil {
+		return nil
+	}
+	return c.apply(plan.Cgroup, nil)
 }
 
 // controllers are those that limits need, and those that count: a container
@@ -187,10 +214,16 @@ func controllers(r program.Resources) []string {
 }
 
 // apply sets limits. Those whose controller is missing are passed over if they
-// change nothing, or if so configured.
-func (c *Container) apply(r program.Resources) error {
+// change nothing, or if so configured. last, if not nil, is given those that
+// were set, and undoes them by its error.
+func (c *Container) apply(r program.Resources, last func(program.Resources) error) error {
 	for {
-		err := c.group.Apply(r)
+		err := c.group.ApplyThen(r, func() error {
+			if last == nil {
+				return nil
+			}
+			return last(r)
+		})
 		var missing *cgroup.MissingControllerError
 		if !errors.As(err, &missing) {
 			return err
@@ -297,7 +330,7 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 	if err != nil {
 		return err
 	}
-	return c.apply(res)
+	return c.apply(res, c.setScope)
 }
 
 // Pids are all processes of the container: those of its cgroup and of the
@@ -383,6 +416,9 @@ func (c *Container) Delete() error {
 	c.stopWatch()
 	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
 	defer cancel()
+	if err := stopScope(ctx, c.unit); err != nil {
+		return err
+	}
 	if err := c.group.Delete(ctx); err != nil {
 		return err
 	}

@@ -115,7 +115,7 @@ func (p *Process) startBesideInit(ctx context.Context, cmd agent.Command) (*agen
 	}
 	for line := range strings.Lines(string(data)) {
 		path, v2 := strings.CutPrefix(strings.TrimSpace(line), "0::")
-		if !v2 || !strings.HasPrefix(path, CgroupPath(c.cfg.ID, c.cfg.Spec)+"/") {
+		if !v2 || !strings.HasPrefix(path, c.cgroup+"/") {
 			continue
 		}
 		fd, err := unix.Open(filepath.Join(c.cfg.CgroupRoot, path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -13,8 +13,10 @@ import (
 	"github.com/containerd-mini/mini/shim/internal/cgroup"
 )
 
-func writeRecord(bundle, cgroup string) error {
-	if err := os.WriteFile(filepath.Join(bundle, bootstrap.RecordName), []byte(cgroup+"\n"), 0o600); err != nil {
+// writeRecord writes down the cgroup, and the unit of systemd that it is, if it
+// is one: a line each.
+func writeRecord(bundle, cgroup, unit string) error {
+	if err := os.WriteFile(filepath.Join(bundle, bootstrap.RecordName), []byte(cgroup+"\n"+unit+"\n"), 0o600); err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
 	return nil
@@ -38,23 +40,27 @@ func Bury(ctx context.Context, cgroupRoot, bundle string) error {
 	if err != nil {
 		return err
 	}
-	path := strings.TrimSpace(string(data))
-	if err := removeGroup(ctx, cgroupRoot, path); err != nil {
+	path, rest, _ := strings.Cut(string(data), "\n")
+	unit := strings.TrimSpace(rest)
+	if err := removeGroup(ctx, cgroupRoot, path, unit); err != nil {
 		return err
 	}
 	return removeRecord(bundle)
 }
 
-func removeGroup(ctx context.Context, root, path string) error {
+func removeGroup(ctx context.Context, root, path, unit string) error {
 	group, err := cgroup.Open(root, path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return stopScope(ctx, unit)
 	}
 	if err != nil {
 		return err
 	}
 	defer group.Close()
 	if err := group.Kill(); err != nil {
+		return err
+	}
+	if err := stopScope(ctx, unit); err != nil {
 		return err
 	}
 	return group.Delete(ctx)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -57,6 +58,14 @@ func create(t *testing.T, d *daemon.Daemon, id string, opts ...oci.SpecOpts) con
 		}
 	})
 	return c
+}
+
+// specOf changes a spec.
+func specOf(change func(*oci.Spec)) oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		change(s)
+		return nil
+	}
 }
 
 // start makes a container and starts its task, without streams.

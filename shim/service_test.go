@@ -366,7 +366,7 @@ func TestFeatures(t *testing.T) {
 	if f.OCIVersionMax != specs.Version || len(f.MountOptions) == 0 || !strings.Contains(fmt.Sprint(f.MountOptions), " rro ") {
 		t.Errorf("%+v", f)
 	}
-	if *f.Linux.Apparmor.Enabled {
+	if *f.Linux.Selinux.Enabled {
 		t.Error("announced, but refused by compile")
 	}
 	data, err := proto.Marshal(&anypb.Any{})

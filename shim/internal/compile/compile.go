@@ -80,6 +80,7 @@ func Container(spec *specs.Spec, opt Options) (*program.Plan, error) {
 	b.addFile(program.FileRootfs, rootPath(spec, opt.Bundle), "root.path")
 	b.begin()
 	steps := []func() error{
+		b.lsm,
 		b.mappings,
 		b.namespaces,
 		b.root,
@@ -110,14 +111,14 @@ func Exec(spec *specs.Spec, proc *specs.Process, opt Options) (*program.Plan, er
 	if err := supportedProcess("process", proc); err != nil {
 		return nil, err
 	}
-	b := &builder{plan: &program.Plan{}, spec: spec, proc: proc, opt: opt}
+	b := &builder{plan: &program.Plan{}, spec: spec, proc: execProfile(spec, proc), opt: opt}
 	b.plan.OOMScoreAdj = proc.OOMScoreAdj
 	if b.plan.OOMScoreAdj == nil && spec.Process != nil {
 		b.plan.OOMScoreAdj = spec.Process.OOMScoreAdj
 	}
 	b.addFile(program.FileInit, "", "")
 	b.begin()
-	for _, step := range []func() error{b.joinContainer, b.terminal, b.process} {
+	for _, step := range []func() error{b.lsm, b.joinContainer, b.terminal, b.process} {
 		if err := step(); err != nil {
 			return nil, err
 		}

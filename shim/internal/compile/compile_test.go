@@ -147,7 +147,7 @@ func TestRefused(t *testing.T) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}}
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: "/x"})
 		},
-		"process.apparmorProfile: not supported":   func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
+		"process.apparmorProfile: \"a\\nb\"":       func(s *specs.Spec) { s.Process.ApparmorProfile = "a\nb" },
 		"process.selinuxLabel: not supported":      func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
 		"process.scheduler: not supported":         func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },
 		"process.ioPriority: not supported":        func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },

@@ -64,7 +64,6 @@ func supportedProcess(field string, p *specs.Process) error {
 	}{
 		{p.CommandLine != "", "commandLine"},
 		{p.User.Username != "", "user.username"},
-		{p.ApparmorProfile != "", "apparmorProfile"},
 		{p.SelinuxLabel != "", "selinuxLabel"},
 		{p.Scheduler != nil, "scheduler"},
 		{p.IOPriority != nil, "ioPriority"},

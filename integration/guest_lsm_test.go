@@ -1,0 +1,126 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// loadProfile has AppArmor know a profile for the time of a test.
+func loadProfile(t *testing.T, name, rules string) {
+	t.Helper()
+	text := fmt.Sprintf("profile %s flags=(attach_disconnected,mediate_deleted) {\n%s\n}\n", name, rules)
+	parser := func(option string) error {
+		cmd := exec.Command("apparmor_parser", "--skip-cache", option)
+		cmd.Stdin = strings.NewReader(text)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("apparmor_parser %s: %w: %s", option, err, out)
+		}
+		return nil
+	}
+	must(t, parser("--replace"))
+	t.Cleanup(func() {
+		if err := parser("--remove"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+const hasAppArmor = "/sys/module/apparmor/parameters/enabled"
+
+// A container runs under the profile that its spec names, with no_new_privs and without, as root and as a
+// user; and so does an exec.
+func TestGuestAppArmor(t *testing.T) {
+	if data, err := os.ReadFile(hasAppArmor); err != nil || strings.TrimSpace(string(data)) != "Y" {
+		t.Skipf("%s: no AppArmor in this kernel", t.Name())
+	}
+	d := shared(t, "2.4")
+	const name = "mini-test"
+	loadProfile(t, name, "file,\ncapability,\nnetwork,\nsignal,\nunix,\ndeny /tmp/forbidden w,")
+	const try = `cat /proc/self/attr/apparmor/current; echo x >/tmp/allowed && echo allowed; echo x >/tmp/forbidden || echo forbidden`
+	const want = name + " (enforce)\nallowed\nforbidden\n"
+	// The default spec has no_new_privs.
+	profile := func(s *specs.Process) { s.ApparmorProfile = name }
+	for i, change := range []func(*specs.Process){
+		func(*specs.Process) {},
+		func(p *specs.Process) { p.NoNewPrivileges = false },
+		func(p *specs.Process) { p.User.UID, p.User.GID = 1000, 1000 },
+	} {
+		id := fmt.Sprintf("box%d", i)
+		task := start(t, d, id, sleeper(), process(profile), process(change))
+		if got := read(t, fmt.Sprintf("/proc/%d/attr/apparmor/current", task.Pid())); got != name+" (enforce)" {
+			t.Errorf("%s: the first process runs as %q", id, got)
+		}
+		_, out := command(t, d, task, "e", "", "sh", "-c", try+" 2>/dev/null")
+		if out = strings.ReplaceAll(out, "sh: can't create /tmp/forbidden: Permission denied\n", ""); out != want {
+			t.Errorf("%s: an exec says %q, want %q", id, out, want)
+		}
+	}
+
+	_, err := create(t, d, "none", sleeper(), process(func(p *specs.Process) { p.ApparmorProfile = "mini-no-such" })).NewTask(d.Context(), cio.NullIO)
+	if err == nil || !strings.Contains(err.Error(), "process.apparmorProfile: mini-no-such: not loaded") {
+		t.Errorf("a profile that is not loaded: %v", err)
+	}
+}
+
+// Where the kernel has no AppArmor, a profile is refused by name.
+func TestAppArmorMissing(t *testing.T) {
+	if _, err := os.Stat(hasAppArmor); err == nil {
+		t.Skipf("%s: AppArmor is in this kernel", t.Name())
+	}
+	d := shared(t, "2.4")
+	_, err := create(t, d, "box", sleeper(), process(func(p *specs.Process) { p.ApparmorProfile = "x" })).NewTask(d.Context(), cio.NullIO)
+	if err == nil || !strings.Contains(err.Error(), "process.apparmorProfile: x: AppArmor is not in this kernel") {
+		t.Errorf("%v, want an error that says what the kernel lacks", err)
+	}
+}
+
+// process changes the process of a spec.
+func process(change func(*specs.Process)) oci.SpecOpts {
+	return specOf(func(s *oci.Spec) { change(s.Process) })
+}
+
+// What only root with all capabilities may give: a score that protects from the OOM killer, and limits above
+// those that the shim has itself.
+func TestGuestPrivileges(t *testing.T) {
+	if !mayResource() {
+		t.Skipf("%s: needs CAP_SYS_RESOURCE", t.Name())
+	}
+	d := shared(t, "2.4")
+	score := -500
+	task := start(t, d, "box", sleeper(), process(func(p *specs.Process) {
+		p.OOMScoreAdj = &score
+		p.Rlimits = []specs.POSIXRlimit{
+			{Type: "RLIMIT_RTPRIO", Soft: 30, Hard: 50},
+			{Type: "RLIMIT_MEMLOCK", Soft: 1 << 40, Hard: 1 << 41},
+			{Type: "RLIMIT_NOFILE", Soft: 900_000, Hard: 1_000_000},
+		}
+	}))
+	if got := read(t, fmt.Sprintf("/proc/%d/oom_score_adj", task.Pid())); got != "-500" {
+		t.Errorf("oom_score_adj is %s, want -500", got)
+	}
+	_, out := command(t, d, task, "e", "", "sh", "-c", "cat /proc/self/oom_score_adj")
+	if out != "-500\n" {
+		t.Errorf("oom_score_adj of an exec is %q, want -500", out)
+	}
+	limits := strings.Join(strings.Fields(read(t, fmt.Sprintf("/proc/%d/limits", task.Pid()))), " ")
+	for _, want := range []string{
+		"Max realtime priority 30 50", "Max locked memory 1099511627776 2199023255552 bytes", "Max open files 900000 1000000 files",
+	} {
+		if !strings.Contains(limits, want) {
+			t.Errorf("the process has no limit %q: %s", want, limits)
+		}
+	}
+}
+
+// mayResource tries what takes CAP_SYS_RESOURCE, on a process of its own.
+func mayResource() bool {
+	return exec.Command("sh", "-c", "echo -1 >/proc/self/oom_score_adj").Run() == nil
+}

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -26,6 +25,7 @@ import (
 	"github.com/containerd-mini/mini/shim/internal/agent"
 	"github.com/containerd-mini/mini/shim/internal/container"
 	"github.com/containerd-mini/mini/shim/internal/program"
+	"github.com/containerd-mini/mini/shim/internal/spec"
 	"github.com/containerd-mini/mini/shim/internal/stdio"
 )
 
@@ -113,15 +113,15 @@ func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (*conta
 	if err != nil {
 		return nil, err
 	}
-	spec, err := readSpec(r.Bundle)
+	config, err := readSpec(r.Bundle)
 	if err != nil {
 		return nil, err
 	}
-	if spec.Process != nil {
-		spec.Process.Terminal = r.Terminal
+	if config.Process != nil {
+		config.Process.Terminal = r.Terminal
 	}
 	return container.Create(ctx, s.agent, container.Config{
-		ID: r.ID, Bundle: r.Bundle, Spec: spec,
+		ID: r.ID, Bundle: r.Bundle, Spec: config,
 		Rootfs: rootfsMounts(r.Rootfs),
 		Stdio: stdio.Config{
 			Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, ID: r.ID, Namespace: s.namespace,
@@ -156,11 +156,11 @@ func readSpec(bundle string) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	var spec specs.Spec
-	if err := json.Unmarshal(data, &spec); err != nil {
+	var config specs.Spec
+	if err := spec.Unmarshal(data, &config); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", path, err, errdefs.ErrInvalidArgument)
 	}
-	return &spec, nil
+	return &config, nil
 }
 
 func rootfsMounts(in []*types.Mount) []container.Mount {
@@ -244,7 +244,7 @@ func (s *service) Exec(_ context.Context, r *task.ExecProcessRequest) (*emptypb.
 		return nil, fmt.Errorf("exec_id: missing: %w", errdefs.ErrInvalidArgument)
 	}
 	var proc specs.Process
-	if err := json.Unmarshal(r.GetSpec().GetValue(), &proc); err != nil {
+	if err := spec.Unmarshal(r.GetSpec().GetValue(), &proc); err != nil {
 		return nil, fmt.Errorf("spec: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	proc.Terminal = r.Terminal
@@ -373,7 +373,7 @@ func (s *service) Update(_ context.Context, r *task.UpdateTaskRequest) (*emptypb
 		return nil, err
 	}
 	var res specs.LinuxResources
-	if err := json.Unmarshal(r.GetResources().GetValue(), &res); err != nil {
+	if err := spec.Unmarshal(r.GetResources().GetValue(), &res); err != nil {
 		return nil, fmt.Errorf("resources: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return &emptypb.Empty{}, c.Update(&res)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -30,12 +31,13 @@ func (r *run) id(c contender) string {
 	return fmt.Sprintf("%s-%d", c.name, r.serial)
 }
 
-// interleave calls f once for each contender in each round. Every round begins with another one. The
-// first r.warmup rounds do not count.
+// interleave calls f once for each contender in each round. Each round has an order of its own: what
+// one leaves the kernel to do, the next has to bear. The first r.warmup rounds do not count.
 func (r *run) interleave(n int, f func(c contender, counts bool) error) error {
+	order := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // G404: no secret, and the same in every run
 	for i := range r.warmup + n {
-		for j := range r.all {
-			c := r.all[(i+j)%len(r.all)]
+		for _, j := range order.Perm(len(r.all)) {
+			c := r.all[j]
 			if err := f(c, i >= r.warmup); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}

@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	bootstrap "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -52,7 +54,7 @@ func (r *run) shim(s *section, c contender, counts bool, opts []oci.SpecOpts) er
 	if err != nil {
 		return err
 	}
-	defer a.log.Close()
+	defer a.close()
 	ctx, cancel := context.WithTimeout(r.ctx, shimTimeout)
 	defer cancel()
 	if err := a.life(ctx, s, counts); err != nil {
@@ -69,6 +71,7 @@ type alone struct {
 	rootfs     []*types.Mount
 	options    *anypb.Any
 	log        *os.File
+	group      *os.File // the shim's cgroup, beside the container's
 }
 
 // newAlone does what containerd does before it starts a shim: it makes a bundle.
@@ -106,13 +109,43 @@ func (r *run) newAlone(c contender, made containerd.Container) (*alone, error) {
 	if err := unix.Mkfifo(a.bundle+"/log", 0o600); err != nil {
 		return nil, fmt.Errorf("mkfifo: %w", err)
 	}
-	a.log, err = os.OpenFile(a.bundle+"/log", os.O_RDWR, 0)
+	if a.log, err = os.OpenFile(a.bundle+"/log", os.O_RDWR, 0); err != nil {
+		return nil, err
+	}
+	// keeper removes it.
+	group := filepath.Join(cgroupRoot, a.cgroup(), "shims")
+	if err := os.MkdirAll(group, 0o755); err != nil {
+		return nil, err
+	}
+	a.group, err = os.Open(group)
 	return a, err
+}
+
+func (a *alone) close() {
+	a.log.Close()
+	a.group.Close()
+}
+
+// cpu is the processor time, in milliseconds, that this run's cgroups have used: what a shim, its
+// children and its container take, also where they have ended.
+func (a *alone) cpu() (float64, error) {
+	data, err := os.ReadFile(filepath.Join(cgroupRoot, a.cgroup(), "cpu.stat"))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(data), "usage_usec ")
+	usec, _, _ := strings.Cut(rest, "\n")
+	v, err := strconv.ParseFloat(usec, 64)
+	return v / 1000, err
 }
 
 // life is that of one container, by the calls that containerd makes.
 func (a *alone) life(ctx context.Context, s *section, counts bool) error {
 	stdin, err := a.params()
+	if err != nil {
+		return err
+	}
+	before, err := a.cpu()
 	if err != nil {
 		return err
 	}
@@ -164,6 +197,10 @@ func (a *alone) life(ctx context.Context, s *section, counts bool) error {
 		return err
 	}
 	bury := w.lap()
+	after, err := a.cpu()
+	if err != nil {
+		return err
+	}
 	if counts {
 		s.add("the start process", a.contender, start)
 		s.add("Create, with the connection", a.contender, create)
@@ -173,6 +210,7 @@ func (a *alone) life(ctx context.Context, s *section, counts bool) error {
 		s.add("sum of these", a.contender, sum)
 		s.add("end of the shim after its last reply", a.contender, ended)
 		s.add("the delete process", a.contender, bury)
+		s.add("CPU, of all these", a.contender, after-before)
 	}
 	return nil
 }
@@ -202,6 +240,7 @@ func (a *alone) command(ctx context.Context, stdin []byte, args ...string) ([]by
 	cmd.Env = append(os.Environ(),
 		"GOMAXPROCS=2", "MAX_SHIM_VERSION=2", "TTRPC_ADDRESS="+a.ttrpc(), "GRPC_ADDRESS="+a.grpc(), "NAMESPACE="+a.cgroup())
 	cmd.Stdin = bytes.NewReader(stdin)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(a.group.Fd())}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

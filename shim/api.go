@@ -4,7 +4,10 @@ import (
 	"context"
 
 	"github.com/containerd/ttrpc"
-	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/runtime/protoiface"
+
+	"github.com/containerd-mini/mini/shim/internal/api"
 )
 
 // register serves the task API in both of its versions. They differ in their
@@ -35,23 +38,53 @@ func register(srv *ttrpc.Server, s *service) {
 	}
 }
 
-// message is a pointer to a protobuf message.
-type message[T any] interface {
-	*T
-	proto.Message
-}
-
-// method makes a ttrpc.Method of f.
-func method[Req any, P message[Req], Resp proto.Message](f func(context.Context, P) (Resp, error)) ttrpc.Method {
+// method makes a ttrpc.Method of f, which takes and gives messages of package
+// api.
+func method[Req, Resp any](f func(context.Context, *Req) (*Resp, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
-		req := P(new(Req))
-		if err := unmarshal(req); err != nil {
+		req := new(Req)
+		if err := unmarshal(&message{req}); err != nil {
 			return nil, err
 		}
 		resp, err := f(ctx, req)
 		if err != nil {
 			return nil, toStatus(err)
 		}
-		return resp, nil
+		return &message{resp}, nil
 	}
+}
+
+// message lets ttrpc carry a message of package api. ttrpc wants a
+// proto.Message, which package proto reads and writes by the methods that it
+// brings along, if it does: so a generated type of vtprotobuf does, and so does
+// this, which has nothing else.
+type message struct{ m any }
+
+// Reset is called before a message is read: this one is new.
+func (*message) Reset() {}
+
+func (m *message) ProtoReflect() protoreflect.Message { return reflected{message: m} }
+
+type reflected struct {
+	protoreflect.Message // nil: there is nothing to reflect on
+	message              *message
+}
+
+func (r reflected) IsValid() bool                        { return true }
+func (r reflected) Interface() protoreflect.ProtoMessage { return r.message }
+func (r reflected) ProtoMethods() *protoiface.Methods    { return methods }
+
+var methods = &protoiface.Methods{
+	Marshal: func(in protoiface.MarshalInput) (protoiface.MarshalOutput, error) {
+		m := in.Message.Interface().(*message)
+		return protoiface.MarshalOutput{Buf: append(in.Buf, api.Marshal(m.m)...)}, nil
+	},
+	Unmarshal: func(in protoiface.UnmarshalInput) (protoiface.UnmarshalOutput, error) {
+		m := in.Message.Interface().(*message)
+		return protoiface.UnmarshalOutput{}, api.Unmarshal(in.Buf, m.m)
+	},
+	// proto3 has no required fields.
+	CheckInitialized: func(protoiface.CheckInitializedInput) (protoiface.CheckInitializedOutput, error) {
+		return protoiface.CheckInitializedOutput{}, nil
+	},
 }

@@ -3,15 +3,14 @@ package shim
 import (
 	"context"
 	"net"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
 
-	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
-	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/ttrpc"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/containerd-mini/mini/shim/internal/api"
 )
 
 const (
@@ -32,7 +31,7 @@ type publisher struct {
 	done chan struct{}
 
 	mu    sync.Mutex
-	queue []*types.Envelope
+	queue []*api.Envelope
 }
 
 func newPublisher(address, namespace string, log *logger) *publisher {
@@ -44,16 +43,14 @@ func newPublisher(address, namespace string, log *logger) *publisher {
 	return p
 }
 
-// send queues an event. It never waits.
-func (p *publisher) send(topic string, event proto.Message) {
-	data, err := marshal(event)
-	if err != nil {
-		p.log.warn("event", "topic", topic, "error", err)
-		return
-	}
+// send queues an event, a pointer to one of package api's. It never waits.
+func (p *publisher) send(topic string, event any) {
+	// As containerd's typeurl names a message: by its name alone.
+	name := "containerd.events." + reflect.TypeOf(event).Elem().Name()
+	data := &api.Any{TypeURL: name, Value: api.Marshal(event)}
 	p.mu.Lock()
-	p.queue = append(p.queue, &types.Envelope{
-		Timestamp: timestamppb.Now(), Namespace: p.namespace, Topic: topic, Event: data,
+	p.queue = append(p.queue, &api.Envelope{
+		Timestamp: api.Time(time.Now()), Namespace: p.namespace, Topic: topic, Event: data,
 	})
 	p.mu.Unlock()
 	select {
@@ -112,7 +109,7 @@ func (p *publisher) wait() bool {
 	}
 }
 
-func (p *publisher) first() *types.Envelope {
+func (p *publisher) first() *api.Envelope {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.queue) == 0 {
@@ -127,7 +124,7 @@ func (p *publisher) drop() {
 	p.queue = p.queue[1:]
 }
 
-func (p *publisher) forward(client **ttrpc.Client, e *types.Envelope) error {
+func (p *publisher) forward(client **ttrpc.Client, e *api.Envelope) error {
 	if *client == nil {
 		conn, err := net.DialTimeout("unix", strings.TrimPrefix(p.address, "unix://"), forwardTimeout)
 		if err != nil {
@@ -137,6 +134,6 @@ func (p *publisher) forward(client **ttrpc.Client, e *types.Envelope) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
 	defer cancel()
-	_, err := eventsapi.NewTTRPCEventsClient(*client).Forward(ctx, &eventsapi.ForwardRequest{Envelope: e})
-	return err
+	return (*client).Call(ctx, "containerd.services.events.ttrpc.v1.Events", "Forward",
+		&message{&api.ForwardRequest{Envelope: e}}, &message{&api.Empty{}})
 }

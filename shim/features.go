@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/containerd/containerd/api/types"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/containerd-mini/mini/shim/internal/api"
 	"github.com/containerd-mini/mini/shim/internal/bootstrap"
 	"github.com/containerd-mini/mini/shim/internal/compile"
 )
@@ -41,34 +39,30 @@ func Features() *features.Features {
 	}
 }
 
-// printInfo answers `-info`: containerd.types.RuntimeInfo. What containerd
+// printInfo answers `-info`: containerd.api.RuntimeInfo. What containerd
 // says on stdin, the options of a runtime, changes nothing of it.
 func printInfo(stdin io.Reader, w io.Writer) error {
 	in, err := io.ReadAll(io.LimitReader(stdin, maxSpec))
 	if err != nil {
 		return fmt.Errorf("stdin: %w", err)
 	}
-	var options anypb.Any
-	if err := proto.Unmarshal(in, &options); err != nil {
+	var options api.Any
+	if err := api.Unmarshal(in, &options); err != nil {
 		return fmt.Errorf("stdin: %w", err)
 	}
 	list, err := json.Marshal(Features())
 	if err != nil {
 		return err
 	}
-	info := &types.RuntimeInfo{
+	info := &api.RuntimeInfo{
 		Name:     "io.containerd.mini.v2",
-		Version:  &types.RuntimeVersion{Version: bootstrap.Version},
-		Features: &anypb.Any{TypeUrl: featuresType, Value: list},
+		Version:  &api.RuntimeVersion{Version: bootstrap.Version},
+		Features: &api.Any{TypeURL: featuresType, Value: list},
 	}
-	if options.TypeUrl != "" {
+	if options.TypeURL != "" {
 		info.Options = &options
 	}
-	data, err := proto.Marshal(info)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(data)
+	_, err = w.Write(api.Marshal(info))
 	return err
 }
 

@@ -5,14 +5,10 @@ import (
 	"fmt"
 	"os"
 
-	runcoptions "github.com/containerd/containerd/api/types/runc/options"
-	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 
-	minioptions "github.com/containerd-mini/mini/proto/options"
+	"github.com/containerd-mini/mini/shim/internal/api"
 )
 
 // options is what an operator, or a client, may configure.
@@ -33,36 +29,36 @@ type config struct {
 // parseOptions reads the options of a request: those of mini, those that
 // containerd has for any runtime, and those of runc, of which what speaks of
 // the runc binary means nothing here.
-func parseOptions(a *anypb.Any) (options, error) {
-	if a == nil || a.TypeUrl == "" && len(a.Value) == 0 {
+func parseOptions(a *api.Any) (options, error) {
+	if a == nil || a.TypeURL == "" && len(a.Value) == 0 {
 		return options{}, nil
 	}
-	switch a.TypeUrl {
+	switch a.TypeURL {
 	case "containerd.mini.v1.Options":
-		var o minioptions.Options
-		if err := proto.Unmarshal(a.Value, &o); err != nil {
+		var o api.MiniOptions
+		if err := api.Unmarshal(a.Value, &o); err != nil {
 			return options{}, invalidOption("options", err)
 		}
 		return config{MissingControllers: o.MissingControllers}.options("options")
 	case "runtimeoptions.v1.Options":
-		var o runtimeoptions.Options
-		if err := proto.Unmarshal(a.Value, &o); err != nil {
+		var o api.RuntimeOptions
+		if err := api.Unmarshal(a.Value, &o); err != nil {
 			return options{}, invalidOption("options", err)
 		}
 		return parseConfig(&o)
 	case "containerd.runc.v1.Options":
-		var o runcoptions.Options
-		if err := proto.Unmarshal(a.Value, &o); err != nil {
+		var o api.RuncOptions
+		if err := api.Unmarshal(a.Value, &o); err != nil {
 			return options{}, invalidOption("options", err)
 		}
 		return parseRunc(&o)
 	}
-	return options{}, fmt.Errorf("options: type %q: unknown: %w", a.TypeUrl, errdefs.ErrInvalidArgument)
+	return options{}, fmt.Errorf("options: type %q: unknown: %w", a.TypeURL, errdefs.ErrInvalidArgument)
 }
 
 // parseRunc refuses what would change how a container is made. BinaryName,
 // Root and the Criu paths are about a program that is not there.
-func parseRunc(o *runcoptions.Options) (options, error) {
+func parseRunc(o *api.RuncOptions) (options, error) {
 	for _, r := range []struct {
 		set  bool
 		name string
@@ -75,10 +71,10 @@ func parseRunc(o *runcoptions.Options) (options, error) {
 			return options{}, fmt.Errorf("options.%s: not supported: %w", r.name, errdefs.ErrNotImplemented)
 		}
 	}
-	return options{systemdCgroup: o.SystemdCgroup, ioUID: o.IoUid, ioGID: o.IoGid}, nil
+	return options{systemdCgroup: o.SystemdCgroup, ioUID: o.IoUID, ioGID: o.IoGID}, nil
 }
 
-func parseConfig(o *runtimeoptions.Options) (options, error) {
+func parseConfig(o *api.RuntimeOptions) (options, error) {
 	body, name := o.ConfigBody, "options.ConfigBody"
 	if o.ConfigPath != "" {
 		data, err := os.ReadFile(o.ConfigPath)

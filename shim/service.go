@@ -9,20 +9,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/api/events"
-	task "github.com/containerd/containerd/api/runtime/task/v3"
-	"github.com/containerd/containerd/api/types"
-	runcoptions "github.com/containerd/containerd/api/types/runc/options"
-	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/emptypb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
+	"github.com/containerd-mini/mini/shim/internal/api"
 	"github.com/containerd-mini/mini/shim/internal/container"
 	"github.com/containerd-mini/mini/shim/internal/program"
 	"github.com/containerd-mini/mini/shim/internal/spec"
@@ -68,7 +61,7 @@ func (s *service) process(id, execID string) (*container.Container, *container.P
 }
 
 // Create makes a container, up to the gate before its program.
-func (s *service) Create(ctx context.Context, r *task.CreateTaskRequest) (*task.CreateTaskResponse, error) {
+func (s *service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.CreateTaskResponse, error) {
 	if err := s.reserve(r.ID); err != nil {
 		return nil, err
 	}
@@ -85,7 +78,7 @@ func (s *service) Create(ctx context.Context, r *task.CreateTaskRequest) (*task.
 	if err != nil {
 		return nil, err
 	}
-	return &task.CreateTaskResponse{Pid: uint32(p.Pid())}, nil
+	return &api.CreateTaskResponse{Pid: uint32(p.Pid())}, nil
 }
 
 func (s *service) reserve(id string) error {
@@ -105,7 +98,7 @@ func (s *service) reserve(id string) error {
 	return nil
 }
 
-func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (*container.Container, error) {
+func (s *service) create(ctx context.Context, r *api.CreateTaskRequest) (*container.Container, error) {
 	if r.Checkpoint != "" {
 		return nil, fmt.Errorf("checkpoint: restore: not supported: %w", errdefs.ErrNotImplemented)
 	}
@@ -134,7 +127,7 @@ func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (*conta
 		Created:           func(p *container.Process) { s.created(r, p) },
 		Started:           func(p *container.Process) { s.started(r.ID, p) },
 		Exited:            func(p *container.Process) { s.exited(r.ID, p) },
-		OOMKilled:         func() { s.events.send("/tasks/oom", &events.TaskOOM{ContainerID: r.ID}) },
+		OOMKilled:         func() { s.events.send("/tasks/oom", &api.TaskOOM{ContainerID: r.ID}) },
 		KilledForOthers: func() {
 			s.log.warn("process killed for want of memory above the container's own limit", "id", r.ID)
 		},
@@ -163,7 +156,7 @@ func readSpec(bundle string) (*specs.Spec, error) {
 	return &config, nil
 }
 
-func rootfsMounts(in []*types.Mount) []container.Mount {
+func rootfsMounts(in []*api.Mount) []container.Mount {
 	var out []container.Mount
 	for _, m := range in {
 		out = append(out, container.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
@@ -175,19 +168,19 @@ func (s *service) ignored(w program.Write) {
 	s.log.warn("limit passed over: the host has no such controller", "field", w.Field, "controller", w.Controller)
 }
 
-func (s *service) created(r *task.CreateTaskRequest, p *container.Process) {
-	s.events.send("/tasks/create", &events.TaskCreate{
+func (s *service) created(r *api.CreateTaskRequest, p *container.Process) {
+	s.events.send("/tasks/create", &api.TaskCreate{
 		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: uint32(p.Pid()),
-		IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+		IO: &api.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	})
 }
 
 func (s *service) started(id string, p *container.Process) {
 	if p.ExecID() != "" {
-		s.events.send("/tasks/exec-started", &events.TaskExecStarted{ContainerID: id, ExecID: p.ExecID(), Pid: uint32(p.Pid())})
+		s.events.send("/tasks/exec-started", &api.TaskExecStarted{ContainerID: id, ExecID: p.ExecID(), Pid: uint32(p.Pid())})
 		return
 	}
-	s.events.send("/tasks/start", &events.TaskStart{ContainerID: id, Pid: uint32(p.Pid())})
+	s.events.send("/tasks/start", &api.TaskStart{ContainerID: id, Pid: uint32(p.Pid())})
 }
 
 func (s *service) exited(id string, p *container.Process) {
@@ -196,8 +189,8 @@ func (s *service) exited(id string, p *container.Process) {
 		name = id
 	}
 	status, at := p.Exit()
-	s.events.send("/tasks/exit", &events.TaskExit{
-		ContainerID: id, ID: name, Pid: uint32(p.Pid()), ExitStatus: status, ExitedAt: timestamppb.New(at),
+	s.events.send("/tasks/exit", &api.TaskExit{
+		ContainerID: id, ID: name, Pid: uint32(p.Pid()), ExitStatus: status, ExitedAt: api.Time(at),
 	})
 	if p.ExecID() == "" {
 		time.AfterFunc(s.forgetAfter, func() { s.forgotten(id) })
@@ -223,7 +216,7 @@ func (s *service) forgotten(id string) {
 }
 
 // Start lets a container run, or makes an exec.
-func (s *service) Start(ctx context.Context, r *task.StartRequest) (*task.StartResponse, error) {
+func (s *service) Start(ctx context.Context, r *api.StartRequest) (*api.StartResponse, error) {
 	_, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -231,11 +224,11 @@ func (s *service) Start(ctx context.Context, r *task.StartRequest) (*task.StartR
 	if err := p.Start(ctx); err != nil {
 		return nil, err
 	}
-	return &task.StartResponse{Pid: uint32(p.Pid())}, nil
+	return &api.StartResponse{Pid: uint32(p.Pid())}, nil
 }
 
 // Exec registers a process to be started in a container.
-func (s *service) Exec(_ context.Context, r *task.ExecProcessRequest) (*emptypb.Empty, error) {
+func (s *service) Exec(_ context.Context, r *api.ExecProcessRequest) (*api.Empty, error) {
 	c, err := s.container(r.ID)
 	if err != nil {
 		return nil, err
@@ -244,7 +237,7 @@ func (s *service) Exec(_ context.Context, r *task.ExecProcessRequest) (*emptypb.
 		return nil, fmt.Errorf("exec_id: missing: %w", errdefs.ErrInvalidArgument)
 	}
 	var proc specs.Process
-	if err := spec.Unmarshal(r.GetSpec().GetValue(), &proc); err != nil {
+	if err := spec.Unmarshal(r.Spec.GetValue(), &proc); err != nil {
 		return nil, fmt.Errorf("spec: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	proc.Terminal = r.Terminal
@@ -254,37 +247,37 @@ func (s *service) Exec(_ context.Context, r *task.ExecProcessRequest) (*emptypb.
 	if err != nil {
 		return nil, err
 	}
-	s.events.send("/tasks/exec-added", &events.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
-	return &emptypb.Empty{}, nil
+	s.events.send("/tasks/exec-added", &api.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
+	return &api.Empty{}, nil
 }
 
-var statuses = map[container.State]tasktypes.Status{
-	container.Created: tasktypes.Status_CREATED,
-	container.Running: tasktypes.Status_RUNNING,
-	container.Paused:  tasktypes.Status_PAUSED,
-	container.Stopped: tasktypes.Status_STOPPED,
+var statuses = map[container.State]api.Status{
+	container.Created: api.Created,
+	container.Running: api.Running,
+	container.Paused:  api.Paused,
+	container.Stopped: api.Stopped,
 }
 
 // State tells where a process is in its life.
-func (s *service) State(_ context.Context, r *task.StateRequest) (*task.StateResponse, error) {
+func (s *service) State(_ context.Context, r *api.StateRequest) (*api.StateResponse, error) {
 	c, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	io := p.Stdio()
-	resp := &task.StateResponse{
+	resp := &api.StateResponse{
 		ID: r.ID, ExecID: r.ExecID, Bundle: c.Bundle(), Pid: uint32(p.Pid()), Status: statuses[p.State()],
 		Stdin: io.Stdin, Stdout: io.Stdout, Stderr: io.Stderr, Terminal: io.Terminal,
 	}
 	if p.State() == container.Stopped {
 		status, at := p.Exit()
-		resp.ExitStatus, resp.ExitedAt = status, timestamppb.New(at)
+		resp.ExitStatus, resp.ExitedAt = status, api.Time(at)
 	}
 	return resp, nil
 }
 
 // Wait waits for the end of a process.
-func (s *service) Wait(ctx context.Context, r *task.WaitRequest) (*task.WaitResponse, error) {
+func (s *service) Wait(ctx context.Context, r *api.WaitRequest) (*api.WaitResponse, error) {
 	_, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -295,11 +288,11 @@ func (s *service) Wait(ctx context.Context, r *task.WaitRequest) (*task.WaitResp
 		return nil, ctx.Err()
 	}
 	status, at := p.Exit()
-	return &task.WaitResponse{ExitStatus: status, ExitedAt: timestamppb.New(at)}, nil
+	return &api.WaitResponse{ExitStatus: status, ExitedAt: api.Time(at)}, nil
 }
 
 // Kill signals one process, or all of a container.
-func (s *service) Kill(_ context.Context, r *task.KillRequest) (*emptypb.Empty, error) {
+func (s *service) Kill(_ context.Context, r *api.KillRequest) (*api.Empty, error) {
 	c, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -309,13 +302,13 @@ func (s *service) Kill(_ context.Context, r *task.KillRequest) (*emptypb.Empty, 
 	} else {
 		err = p.Signal(unix.Signal(r.Signal))
 	}
-	return &emptypb.Empty{}, err
+	return &api.Empty{}, err
 }
 
 // Pids lists the processes of a container. One that has ended and is not
 // deleted yet is listed by its first process: a containerd that comes back
 // takes an empty list for a leaked shim, and would bury how the container ended.
-func (s *service) Pids(_ context.Context, r *task.PidsRequest) (*task.PidsResponse, error) {
+func (s *service) Pids(_ context.Context, r *api.PidsRequest) (*api.PidsResponse, error) {
 	c, p, err := s.process(r.ID, "")
 	if err != nil {
 		return nil, err
@@ -327,12 +320,12 @@ func (s *service) Pids(_ context.Context, r *task.PidsRequest) (*task.PidsRespon
 	if len(pids) == 0 {
 		pids = []int{p.Pid()}
 	}
-	resp := &task.PidsResponse{}
+	resp := &api.PidsResponse{}
 	for _, pid := range pids {
-		info := &tasktypes.ProcessInfo{Pid: uint32(pid)}
+		info := &api.ProcessInfo{Pid: uint32(pid)}
 		if execID := c.ExecID(pid); execID != "" {
-			if info.Info, err = marshal(&runcoptions.ProcessDetails{ExecID: execID}); err != nil {
-				return nil, err
+			info.Info = &api.Any{
+				TypeURL: "containerd.runc.v1.ProcessDetails", Value: api.Marshal(&api.ProcessDetails{ExecID: execID}),
 			}
 		}
 		resp.Processes = append(resp.Processes, info)
@@ -341,7 +334,7 @@ func (s *service) Pids(_ context.Context, r *task.PidsRequest) (*task.PidsRespon
 }
 
 // Pause freezes a container.
-func (s *service) Pause(_ context.Context, r *task.PauseRequest) (*emptypb.Empty, error) {
+func (s *service) Pause(_ context.Context, r *api.PauseRequest) (*api.Empty, error) {
 	c, err := s.container(r.ID)
 	if err != nil {
 		return nil, err
@@ -349,12 +342,12 @@ func (s *service) Pause(_ context.Context, r *task.PauseRequest) (*emptypb.Empty
 	if err := c.Pause(); err != nil {
 		return nil, err
 	}
-	s.events.send("/tasks/paused", &events.TaskPaused{ContainerID: r.ID})
-	return &emptypb.Empty{}, nil
+	s.events.send("/tasks/paused", &api.TaskPaused{ContainerID: r.ID})
+	return &api.Empty{}, nil
 }
 
 // Resume undoes Pause.
-func (s *service) Resume(_ context.Context, r *task.ResumeRequest) (*emptypb.Empty, error) {
+func (s *service) Resume(_ context.Context, r *api.ResumeRequest) (*api.Empty, error) {
 	c, err := s.container(r.ID)
 	if err != nil {
 		return nil, err
@@ -362,25 +355,25 @@ func (s *service) Resume(_ context.Context, r *task.ResumeRequest) (*emptypb.Emp
 	if err := c.Resume(); err != nil {
 		return nil, err
 	}
-	s.events.send("/tasks/resumed", &events.TaskResumed{ContainerID: r.ID})
-	return &emptypb.Empty{}, nil
+	s.events.send("/tasks/resumed", &api.TaskResumed{ContainerID: r.ID})
+	return &api.Empty{}, nil
 }
 
 // Update changes the limits of a container.
-func (s *service) Update(_ context.Context, r *task.UpdateTaskRequest) (*emptypb.Empty, error) {
+func (s *service) Update(_ context.Context, r *api.UpdateTaskRequest) (*api.Empty, error) {
 	c, err := s.container(r.ID)
 	if err != nil {
 		return nil, err
 	}
 	var res specs.LinuxResources
-	if err := spec.Unmarshal(r.GetResources().GetValue(), &res); err != nil {
+	if err := spec.Unmarshal(r.Resources.GetValue(), &res); err != nil {
 		return nil, fmt.Errorf("resources: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	return &emptypb.Empty{}, c.Update(&res)
+	return &api.Empty{}, c.Update(&res)
 }
 
 // Stats measures a container.
-func (s *service) Stats(_ context.Context, r *task.StatsRequest) (*task.StatsResponse, error) {
+func (s *service) Stats(_ context.Context, r *api.StatsRequest) (*api.StatsResponse, error) {
 	c, err := s.container(r.ID)
 	if err != nil {
 		return nil, err
@@ -389,34 +382,35 @@ func (s *service) Stats(_ context.Context, r *task.StatsRequest) (*task.StatsRes
 	if err != nil {
 		return nil, err
 	}
-	data, err := marshal(m)
-	return &task.StatsResponse{Stats: data}, err
+	data, err := proto.Marshal(m)
+	name := m.ProtoReflect().Descriptor().FullName()
+	return &api.StatsResponse{Stats: &api.Any{TypeURL: string(name), Value: data}}, err
 }
 
 // ResizePty sets the size of a terminal.
-func (s *service) ResizePty(_ context.Context, r *task.ResizePtyRequest) (*emptypb.Empty, error) {
+func (s *service) ResizePty(_ context.Context, r *api.ResizePtyRequest) (*api.Empty, error) {
 	_, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	return &emptypb.Empty{}, p.Resize(r.Width, r.Height)
+	return &api.Empty{}, p.Resize(r.Width, r.Height)
 }
 
 // CloseIO ends a process's input.
-func (s *service) CloseIO(_ context.Context, r *task.CloseIORequest) (*emptypb.Empty, error) {
+func (s *service) CloseIO(_ context.Context, r *api.CloseIORequest) (*api.Empty, error) {
 	_, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	if !r.Stdin {
-		return &emptypb.Empty{}, nil
+		return &api.Empty{}, nil
 	}
-	return &emptypb.Empty{}, p.CloseStdin()
+	return &api.Empty{}, p.CloseStdin()
 }
 
 // Connect tells the pids of the shim and of the container.
-func (s *service) Connect(_ context.Context, r *task.ConnectRequest) (*task.ConnectResponse, error) {
-	resp := &task.ConnectResponse{ShimPid: uint32(os.Getpid())}
+func (s *service) Connect(_ context.Context, r *api.ConnectRequest) (*api.ConnectResponse, error) {
+	resp := &api.ConnectResponse{ShimPid: uint32(os.Getpid())}
 	if _, p, err := s.process(r.ID, ""); err == nil {
 		resp.TaskPid = uint32(p.Pid())
 	}
@@ -424,7 +418,7 @@ func (s *service) Connect(_ context.Context, r *task.ConnectRequest) (*task.Conn
 }
 
 // Delete frees a process that has ended, or a container.
-func (s *service) Delete(_ context.Context, r *task.DeleteRequest) (*task.DeleteResponse, error) {
+func (s *service) Delete(_ context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
 	c, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -440,15 +434,15 @@ func (s *service) Delete(_ context.Context, r *task.DeleteRequest) (*task.Delete
 	}
 	s.forget(r.ID)
 	resp := deleted(p)
-	s.events.send("/tasks/delete", &events.TaskDelete{
+	s.events.send("/tasks/delete", &api.TaskDelete{
 		ContainerID: r.ID, ID: r.ID, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt,
 	})
 	return resp, nil
 }
 
-func deleted(p *container.Process) *task.DeleteResponse {
+func deleted(p *container.Process) *api.DeleteResponse {
 	status, at := p.Exit()
-	return &task.DeleteResponse{Pid: uint32(p.Pid()), ExitStatus: status, ExitedAt: timestamppb.New(at)}
+	return &api.DeleteResponse{Pid: uint32(p.Pid()), ExitStatus: status, ExitedAt: api.Time(at)}
 }
 
 func (s *service) forget(id string) {
@@ -459,14 +453,14 @@ func (s *service) forget(id string) {
 }
 
 // Checkpoint is not implemented.
-func (s *service) Checkpoint(context.Context, *task.CheckpointTaskRequest) (*emptypb.Empty, error) {
+func (s *service) Checkpoint(context.Context, *api.CheckpointTaskRequest) (*api.Empty, error) {
 	return nil, fmt.Errorf("checkpoint: not supported: %w", errdefs.ErrNotImplemented)
 }
 
 // Shutdown ends the shim, unless other containers of its pod need it.
-func (s *service) Shutdown(context.Context, *task.ShutdownRequest) (*emptypb.Empty, error) {
+func (s *service) Shutdown(context.Context, *api.ShutdownRequest) (*api.Empty, error) {
 	s.endIfEmpty()
-	return &emptypb.Empty{}, nil
+	return &api.Empty{}, nil
 }
 
 func (s *service) endIfEmpty() {
@@ -476,14 +470,4 @@ func (s *service) endIfEmpty() {
 		s.ending = true
 		s.shutdown()
 	}
-}
-
-// marshal packs m the way containerd's typeurl does: the URL of a type is its
-// name alone.
-func marshal(m proto.Message) (*anypb.Any, error) {
-	data, err := proto.Marshal(m)
-	if err != nil {
-		return nil, err
-	}
-	return &anypb.Any{TypeUrl: string(m.ProtoReflect().Descriptor().FullName()), Value: data}, nil
 }

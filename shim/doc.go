@@ -29,6 +29,10 @@
 // waits at its gate ends by itself. All mounts are inside the containers, so
 // they end with them.
 //
+// Hooks are the only other programs that a shim runs, besides log binaries. With
+// them, and only then, the root is mounted on the host, too, where hooks look for
+// it; `delete` knows of that mount, and runs the hooks that come after the end.
+//
 // The reply to Shutdown is the last thing a shim does. One that containerd has
 // forgotten ends by itself when it has had no container for a while.
 package shim

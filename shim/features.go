@@ -24,6 +24,7 @@ func Features() *features.Features {
 	return &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
+		Hooks:         compile.HookNames(),
 		MountOptions:  compile.MountOptions(),
 		Linux: &features.Linux{
 			Namespaces:      compile.Namespaces(),

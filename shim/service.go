@@ -124,6 +124,7 @@ func (s *service) create(ctx context.Context, r *api.CreateTaskRequest) (*contai
 		SystemdCgroup:     opts.systemdCgroup,
 		IgnoreControllers: opts.ignoreControllers,
 		Ignored:           s.ignored,
+		Warned:            func(err error) { s.log.warn("after the end of a container", "id", r.ID, "error", err) },
 		Created:           func(p *container.Process) { s.created(r, p) },
 		Started:           func(p *container.Process) { s.started(r.ID, p) },
 		Exited:            func(p *container.Process) { s.exited(r.ID, p) },

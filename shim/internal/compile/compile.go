@@ -19,6 +19,10 @@ type Options struct {
 	// Filter is Plan.Filter of the container, for an exec.
 	Filter *program.Op
 
+	// Path is what an exec executes, if that is not what process.args begins
+	// with.
+	Path string
+
 	// Home is the value of HOME where process.env has none.
 	Home string
 }
@@ -80,12 +84,14 @@ func Container(spec *specs.Spec, opt Options) (*program.Plan, error) {
 	b.addFile(program.FileRootfs, rootPath(spec, opt.Bundle), "root.path")
 	b.begin()
 	steps := []func() error{
+		b.hooks,
 		b.lsm,
 		b.mappings,
 		b.namespaces,
 		b.root,
 		b.mounts,
 		b.devices,
+		b.setUp,
 		b.terminal,
 		b.sysctl,
 		b.masks,

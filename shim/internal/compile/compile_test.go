@@ -113,10 +113,16 @@ func userns(s *specs.Spec) {
 func TestRefused(t *testing.T) {
 	yes := true
 	for name, change := range map[string]func(*specs.Spec){
-		"process: missing":                             func(s *specs.Spec) { s.Process = nil },
-		"root: missing":                                func(s *specs.Spec) { s.Root = nil },
-		"linux: missing":                               func(s *specs.Spec) { s.Linux = nil },
-		"hooks: not supported":                         func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}} },
+		"process: missing": func(s *specs.Spec) { s.Process = nil },
+		"root: missing":    func(s *specs.Spec) { s.Root = nil },
+		"linux: missing":   func(s *specs.Spec) { s.Linux = nil },
+		"hooks.poststop[1].path: \"x\": not an absolute path": func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}, {Path: "x"}}}
+		},
+		"hooks.createRuntime[0].timeout: 0: not a number of seconds": func(s *specs.Spec) {
+			zero := 0
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/x", Timeout: &zero}}}
+		},
 		"windows: not supported":                       func(s *specs.Spec) { s.Windows = &specs.Windows{} },
 		"solaris: not supported":                       func(s *specs.Spec) { s.Solaris = &specs.Solaris{} },
 		"vm: not supported":                            func(s *specs.Spec) { s.VM = &specs.VM{} },

@@ -9,6 +9,7 @@
 //	namespaces.go   linux.namespaces
 //	users.go        linux.uidMappings, linux.gidMappings: user namespaces
 //	rootfs.go       root, pivot_root(2)
+//	hooks.go        hooks
 //	mounts.go       mounts, and options.go their options
 //	devices.go      linux.devices and the default devices and links of /dev
 //	masks.go        linux.maskedPaths, linux.readonlyPaths, linux.sysctl

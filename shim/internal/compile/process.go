@@ -168,6 +168,9 @@ func (b *builder) openCwd(step, dir string) *program.Op {
 // when the Program runs, and left in slotPath.
 func (b *builder) lookup() []string {
 	name := b.proc.Args[0]
+	if b.opt.Path != "" {
+		name = b.opt.Path
+	}
 	step := fmt.Sprintf("exec: %q", name)
 	candidates, search := []string{name}, !strings.Contains(name, "/")
 	if search {

@@ -31,7 +31,10 @@ func rootPath(spec *specs.Spec, bundle string) string {
 
 // root makes the handed-over mount the root, and lets go of the host's tree
 // before any path of the container is looked at: from here on there is no way
-// out for a path, whatever an image's symlinks say.
+// out for a path, whatever an image's symlinks say. Only hooks want to see both
+// trees: for them the root comes where the spec says, and setUp makes it the root
+// when they are done. Every path of the container is looked up below its
+// descriptor in any case.
 func (b *builder) root() error {
 	if b.spec.Root.Path == "" {
 		return invalid("root.path", "missing")
@@ -40,14 +43,32 @@ func (b *builder) root() error {
 	// mount_namespaces(7), pivot_root(2).
 	b.call("make the old tree private", unix.SYS_MOUNT, null, program.Str("/"), null,
 		program.Named(unix.MS_REC|unix.MS_PRIVATE, "MS_REC|MS_PRIVATE"), null)
+	if b.plan.Waits {
+		at := rootPath(b.spec, b.opt.Bundle)
+		b.call("mount the root on "+at, unix.SYS_MOVE_MOUNT, root, emptyPath, cwd, program.Str(at), fromFd)
+		return nil
+	}
 	b.call("mount the root", unix.SYS_MOVE_MOUNT, root, emptyPath, cwd, program.Str("/"), fromFd)
+	b.pivot()
+	return nil
+}
+
+// setUp waits for the hooks, if there are any.
+func (b *builder) setUp() error {
+	if b.plan.Waits {
+		b.wait("wait for hooks")
+		b.pivot()
+	}
+	return nil
+}
+
+func (b *builder) pivot() {
 	b.call("enter the root", unix.SYS_FCHDIR, root)
 	// pivot_root(2), "pivot_root(".", ".")": the old root ends up on top
 	// of the new one, and is unmounted from there.
 	b.call("pivot_root", unix.SYS_PIVOT_ROOT, program.Str("."), program.Str("."))
 	b.call("detach the old root", unix.SYS_UMOUNT2, program.Str("."), program.Named(unix.MNT_DETACH, "MNT_DETACH"))
 	b.call("enter the root", unix.SYS_CHDIR, program.Str("/"))
-	return nil
 }
 
 // sealRoot gives the root its propagation and makes it read-only, after all

@@ -67,12 +67,23 @@ func (b *builder) console() {
 // gate tells the shim that all is ready, and waits to be let through.
 func (b *builder) gate() {
 	const step = "wait for start"
-	sock := program.Named(program.FdSocket, "gate")
-	if b.proc.Terminal {
-		b.sendFd(step, program.SaysReady, slotCmsgLen, program.Int(program.FdAgent))
-		b.call(step, unix.SYS_CLOSE, program.Int(program.FdAgent))
-	} else {
-		b.call(step, unix.SYS_WRITE, sock, program.Str(string(byte(program.SaysReady))), program.Int(1))
+	if !b.proc.Terminal {
+		b.wait(step)
+		return
 	}
-	b.call(step, unix.SYS_READ, sock, program.Bytes(make([]byte, 8), "buf"), program.Int(1)).EOF = true
+	b.sendFd(step, program.SaysReady, slotCmsgLen, program.Int(program.FdAgent))
+	b.call(step, unix.SYS_CLOSE, program.Int(program.FdAgent))
+	b.letThrough(step)
 }
+
+// wait is a gate.
+func (b *builder) wait(step string) {
+	b.call(step, unix.SYS_WRITE, gateFd, program.Str(string(byte(program.SaysReady))), program.Int(1))
+	b.letThrough(step)
+}
+
+func (b *builder) letThrough(step string) {
+	b.call(step, unix.SYS_READ, gateFd, program.Bytes(make([]byte, 8), "buf"), program.Int(1)).EOF = true
+}
+
+var gateFd = program.Named(program.FdSocket, "gate")

@@ -33,7 +33,6 @@ func supported(spec *specs.Spec) error {
 		set   bool
 		field string
 	}{
-		{spec.Hooks != nil && hasHooks(spec.Hooks), "hooks"},
 		{spec.Solaris != nil, "solaris"},
 		{spec.Windows != nil, "windows"},
 		{spec.VM != nil, "vm"},
@@ -75,9 +74,4 @@ func supportedProcess(field string, p *specs.Process) error {
 		}
 	}
 	return nil
-}
-
-func hasHooks(h *specs.Hooks) bool {
-	return len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+ //nolint:staticcheck // SA1019: prestart is deprecated, and refused like the others
-		len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0
 }

@@ -157,7 +157,7 @@ func (b *builder) sendFd(step string, says byte, slot program.Slot, fd program.A
 	msg := program.Vec(fmt.Sprintf("{%s, SCM_RIGHTS=[%s]}", word, fd),
 		program.Int(0), program.Int(0), iov, program.Int(1),
 		program.Addr(slot), program.Int(unix.SizeofCmsghdr+8), program.Int(0))
-	b.call(step, unix.SYS_SENDMSG, program.Named(program.FdSocket, "gate"), msg, program.Int(0))
+	b.call(step, unix.SYS_SENDMSG, gateFd, msg, program.Int(0))
 }
 
 // becomeRoot takes the ids of the user namespace's root: until then they are

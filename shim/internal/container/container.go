@@ -51,6 +51,9 @@ type Config struct {
 	IgnoreControllers bool
 	Ignored           func(program.Write)
 
+	// Warned is told of what went wrong and is no reason to fail.
+	Warned func(error)
+
 	// Created is called once, with the first process at its gate. Started
 	// is called for each process that has begun to run.
 	Created, Started func(*Process)
@@ -74,6 +77,7 @@ type Container struct {
 
 	cgroup    string      // its path
 	filter    *program.Op // that loads its seccomp filter, for its execs
+	stopped   sync.Once   // its poststop hooks have run
 	stopWatch context.CancelFunc
 
 	// oomMu guards oom, the OOM kills that were told.
@@ -99,12 +103,20 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(rootfs)
+	defer func() { unix.Close(rootfs) }()
 	plan, err := c.compile(rootfs)
 	if err != nil {
 		return nil, err
 	}
 	c.filter = plan.Filter
+	if err := c.record(plan, &undo); err != nil {
+		return nil, err
+	}
+	if c.showsRootfs() {
+		if rootfs, err = showRootfs(rootfs, rootPath(&cfg)); err != nil {
+			return nil, err
+		}
+	}
 	files, err := openFiles(plan.Files, rootfs, ns)
 	if err != nil {
 		return nil, err
@@ -165,21 +177,33 @@ func (c *Container) compile(rootfs int) (*program.Plan, error) {
 	return plan, nil
 }
 
+// record writes to the bundle what would be left to clean up after a kill of the
+// shim, before there is any of it.
+func (c *Container) record(plan *program.Plan, undo *cleanup) error {
+	if plan.Scope != nil {
+		c.unit = plan.Scope.Unit
+	}
+	r := record{Cgroup: c.cgroup, Unit: c.unit}
+	if c.cfg.Spec.Hooks != nil {
+		r.ID = c.cfg.ID
+	}
+	if c.showsRootfs() {
+		r.Rootfs = rootPath(&c.cfg)
+	}
+	if err := r.write(c.cfg.Bundle); err != nil {
+		return err
+	}
+	// The last of all: hooks come when the container is no more.
+	undo.add(c.afterEnd)
+	return nil
+}
+
 // makeGroup creates the cgroup with its limits, or for systemd without them.
-// What would be left to clean up after a kill of the shim is written to the
-// bundle first.
 func (c *Container) makeGroup(ctx context.Context, plan *program.Plan, undo *cleanup) error {
 	if plan.Scope != nil {
 		if err := systemd.Booted(); err != nil {
 			return fmt.Errorf("linux.cgroupsPath: %w", err)
 		}
-		c.unit = plan.Scope.Unit
-	}
-	if err := writeRecord(c.cfg.Bundle, c.cgroup, c.unit); err != nil {
-		return err
-	}
-	undo.add(func() error { return removeRecord(c.cfg.Bundle) })
-	if plan.Scope != nil {
 		if err := ensureSlice(ctx, c.cfg.CgroupRoot, c.cgroup, plan.Scope); err != nil {
 			return fmt.Errorf("linux.cgroupsPath: %w", err)
 		}
@@ -422,7 +446,19 @@ func (c *Container) Delete() error {
 	if err := c.group.Delete(ctx); err != nil {
 		return err
 	}
-	return errors.Join(c.group.Close(), removeRecord(c.cfg.Bundle))
+	return errors.Join(c.group.Close(), c.afterEnd())
+}
+
+// afterEnd runs the hooks that want to know of it, and removes what is in the
+// bundle.
+func (c *Container) afterEnd() error {
+	c.stoppedHooks()
+	if c.showsRootfs() {
+		if err := hideRootfs(rootPath(&c.cfg)); err != nil {
+			return err
+		}
+	}
+	return removeRecord(c.cfg.Bundle)
 }
 
 // DeleteExec forgets an exec that has ended, or was never started.

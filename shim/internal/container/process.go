@@ -88,6 +88,14 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, pid
 		return err
 	}
 	undo.add(proc.Abandon)
+	if plan.Waits {
+		if err := p.container.createHooks(ctx, proc); err != nil {
+			return err
+		}
+		if err := proc.Pass(ctx); err != nil {
+			return err
+		}
+	}
 	if plan.OOMScoreAdj != nil {
 		if err := setOOMScore(proc.Pid, *plan.OOMScoreAdj); err != nil {
 			return err
@@ -179,14 +187,33 @@ func (p *Process) tryStart(ctx context.Context) (made bool, err error) {
 		}
 		go p.wait()
 	}
+	init := p.execID == ""
+	if init {
+		if err := p.container.startHooks(ctx, p.proc); err != nil {
+			return true, p.failed(err)
+		}
+	}
 	if err := p.proc.Open(ctx); err != nil {
 		return true, err
 	}
 	p.mu.Lock()
 	p.state = Running
 	p.mu.Unlock()
+	if init {
+		if err := p.container.startedHooks(ctx, p.proc); err != nil {
+			return true, p.failed(err)
+		}
+	}
 	p.container.cfg.Started(p)
 	return true, nil
+}
+
+// failed ends the process because of err.
+func (p *Process) failed(err error) error {
+	if kerr := p.proc.Signal(unix.SIGKILL); !errors.Is(kerr, os.ErrProcessDone) {
+		err = errors.Join(err, kerr)
+	}
+	return err
 }
 
 // makeExec makes an exec's process inside the container.

@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,14 +10,28 @@ import (
 	"path/filepath"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/containerd-mini/mini/shim/internal/bootstrap"
 	"github.com/containerd-mini/mini/shim/internal/cgroup"
 )
 
-// writeRecord writes down the cgroup, and the unit of systemd that it is, if it
-// is one: a line each.
-func writeRecord(bundle, cgroup, unit string) error {
-	if err := os.WriteFile(filepath.Join(bundle, bootstrap.RecordName), []byte(cgroup+"\n"+unit+"\n"), 0o600); err != nil {
+// record is what a container leaves if its shim is killed.
+type record struct {
+	Cgroup string `json:"cgroup"`
+	// Unit is that of systemd which the cgroup is, if it is one.
+	Unit string `json:"unit,omitempty"`
+	// ID is given if there are hooks; Rootfs is where a mount shows it to them.
+	ID     string `json:"id,omitempty"`
+	Rootfs string `json:"rootfs,omitempty"`
+}
+
+func (r record) write(bundle string) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(bundle, bootstrap.RecordName), data, 0o600); err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
 	return nil
@@ -30,8 +45,8 @@ func removeRecord(bundle string) error {
 	return err
 }
 
-// Bury removes what a container left whose shim was killed: its processes and
-// its cgroup. What is already gone is no error.
+// Bury removes what a container left whose shim was killed: its processes, its
+// cgroup, its mount, and what its hooks clean up. What is already gone is no error.
 func Bury(ctx context.Context, cgroupRoot, bundle string) error {
 	data, err := os.ReadFile(filepath.Join(bundle, bootstrap.RecordName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -40,12 +55,40 @@ func Bury(ctx context.Context, cgroupRoot, bundle string) error {
 	if err != nil {
 		return err
 	}
-	path, rest, _ := strings.Cut(string(data), "\n")
-	unit := strings.TrimSpace(rest)
-	if err := removeGroup(ctx, cgroupRoot, path, unit); err != nil {
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		// Earlier versions wrote a line for each.
+		path, rest, _ := strings.Cut(string(data), "\n")
+		r.Cgroup, r.Unit = path, strings.TrimSpace(rest)
+	}
+	if err := removeGroup(ctx, cgroupRoot, r.Cgroup, r.Unit); err != nil {
 		return err
 	}
+	if r.ID != "" {
+		buryHooks(bundle, r.ID)
+	}
+	if r.Rootfs != "" {
+		if err := hideRootfs(r.Rootfs); err != nil {
+			return err
+		}
+	}
 	return removeRecord(bundle)
+}
+
+// buryHooks runs the hooks after the end. A bundle that cannot be read has none.
+func buryHooks(bundle, id string) {
+	var spec specs.Spec
+	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &spec)
+	}
+	if err == nil {
+		if abs, aerr := filepath.Abs(bundle); aerr == nil {
+			bundle = abs
+		}
+		c := &Container{cfg: Config{ID: id, Bundle: bundle, Spec: &spec}}
+		c.stoppedHooks()
+	}
 }
 
 func removeGroup(ctx context.Context, root, path, unit string) error {

@@ -49,6 +49,30 @@ func openRootfs(mounts []Mount, path string, ns *maker) (int, error) {
 	return fd, nil
 }
 
+// showsRootfs tells whether the root is mounted where the spec says: hooks may
+// look for it there, and nobody else does.
+func (c *Container) showsRootfs() bool { return c.cfg.Spec.Hooks != nil && len(c.cfg.Rootfs) > 0 }
+
+// showRootfs attaches the root at path, and returns a clone of it for the
+// container. It closes rootfs.
+func showRootfs(rootfs int, path string) (int, error) {
+	defer unix.Close(rootfs)
+	if err := unix.MoveMount(rootfs, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return -1, fmt.Errorf("root.path: %w", &os.PathError{Op: "move_mount", Path: path, Err: err})
+	}
+	// What is mounted in the one is not to appear in the other.
+	return openBind(Mount{Source: path}, nil)
+}
+
+func hideRootfs(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	// EINVAL: nothing is mounted there. containerd may have been first.
+	if err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return &os.PathError{Op: "umount2", Path: path, Err: err}
+	}
+	return nil
+}
+
 func hasOption(options []string, name string) bool {
 	for _, o := range options {
 		if o == name {

@@ -32,6 +32,10 @@ type Plan struct {
 	// namespace that it has joined: its child is the one to go on with.
 	Forks bool
 
+	// Waits says that there is one more gate, before the one at the end: there
+	// the shim runs the hooks that belong to the creation.
+	Waits bool
+
 	// PIDNamespace, where not empty, is the path of the pid namespace that
 	// the process is cloned into: setns(2) moves only children there.
 	PIDNamespace string

@@ -31,6 +31,8 @@
 //     the profile falls back (runc's patchbpf, runc issue 2151). Of arm's
 //     private calls, far up, we take no notice for that; runc does, and so has
 //     no ENOSYS there.
+//   - SCMP_ACT_NOTIFY cannot be the default, nor be for write(2), as in runc: by
+//     that call whoever listens is told of it.
 //   - Without flags, and only then, SPEC_ALLOW is set: since Linux 5.16 it is
 //     what the kernel does anyway.
 //

@@ -15,6 +15,10 @@ type Filter struct {
 	Flags uint // SECCOMP_FILTER_FLAG_*
 }
 
+// Notifies tells that loading it makes a descriptor, on which somebody must
+// listen: seccomp_unotify(2).
+func (f Filter) Notifies() bool { return f.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 }
+
 // The instructions that filters are made of, classic_bpf of
 // Documentation/networking/filter.rst.
 const (
@@ -96,6 +100,8 @@ func actionName(v uint32) string {
 		return fmt.Sprintf("errno %d", data)
 	case unix.SECCOMP_RET_TRAP:
 		return "trap"
+	case unix.SECCOMP_RET_USER_NOTIF:
+		return "notify"
 	case unix.SECCOMP_RET_KILL_PROCESS:
 		return "kill_process"
 	case unix.SECCOMP_RET_KILL_THREAD:

@@ -54,13 +54,13 @@ func parse(p *specs.LinuxSeccomp, machine []abi) (*profile, error) {
 	if pr.action, err = parseAction(p.DefaultAction); err != nil {
 		return pr, fmt.Errorf("linux.seccomp.defaultAction: %w", err)
 	}
+	if pr.action == unix.SECCOMP_RET_USER_NOTIF {
+		return pr, fmt.Errorf("linux.seccomp.defaultAction: %s: not for every call: who listens hears of it by write(2)", p.DefaultAction)
+	}
 	if pr.action, err = withErrno(pr.action, p.DefaultErrnoRet); err != nil {
 		return pr, fmt.Errorf("linux.seccomp.defaultErrnoRet: %w", err)
 	}
 	if pr.abis, err = parseArchs(p.Architectures, machine); err != nil {
-		return pr, err
-	}
-	if pr.flags, err = parseFlags(p.Flags); err != nil {
 		return pr, err
 	}
 	mux := slices.ContainsFunc(pr.abis, func(a abi) bool { return a.mux })
@@ -69,7 +69,18 @@ func parse(p *specs.LinuxSeccomp, machine []abi) (*profile, error) {
 			return pr, fmt.Errorf("linux.seccomp.syscalls[%d].%w", i, err)
 		}
 	}
+	if pr.flags, err = parseFlags(p.Flags, pr.notifies()); err != nil {
+		return pr, err
+	}
+	if pr.notifies() && p.ListenerPath == "" {
+		return pr, errors.New("linux.seccomp.listenerPath: missing: SCMP_ACT_NOTIFY needs one")
+	}
 	return pr, nil
+}
+
+// notifies tells that a rule sends calls to a listener.
+func (pr *profile) notifies() bool {
+	return slices.ContainsFunc(pr.rules, func(r rule) bool { return r.action == unix.SECCOMP_RET_USER_NOTIF })
 }
 
 // add takes in one entry of linux.seccomp.syscalls.
@@ -106,6 +117,11 @@ func (pr *profile) add(s *specs.LinuxSyscall, mux bool) error {
 			continue
 		}
 		hint = name
+		if action == unix.SECCOMP_RET_USER_NOTIF && s == "write" {
+			// The agent would wait for a listener whose descriptor it
+			// has still to tell. runc refuses it, too.
+			return fmt.Errorf("names[%d]: write: not with SCMP_ACT_NOTIFY: who listens hears of it by write(2)", i)
+		}
 		pr.named[name] = true
 		for r := first; r < last; r++ {
 			pr.refer(name, r, false)
@@ -150,7 +166,7 @@ func parseAction(a specs.LinuxSeccompAction) (uint32, error) {
 	case specs.ActLog:
 		return unix.SECCOMP_RET_LOG, nil
 	case specs.ActNotify:
-		return 0, errors.New("SCMP_ACT_NOTIFY: not supported")
+		return unix.SECCOMP_RET_USER_NOTIF, nil
 	}
 	return 0, fmt.Errorf("%q: unknown", a)
 }
@@ -239,11 +255,15 @@ var allArchs = []specs.Arch{
 	specs.ArchPARISC64, specs.ArchRISCV64, specs.ArchLOONGARCH64, specs.ArchM68K, specs.ArchSH, specs.ArchSHEB,
 }
 
-func parseFlags(flags []specs.LinuxSeccompFlag) (uint, error) {
-	if flags == nil {
-		return unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, nil
-	}
+// parseFlags returns SECCOMP_FILTER_FLAG_*.
+func parseFlags(flags []specs.LinuxSeccompFlag, notifies bool) (uint, error) {
 	var v uint
+	if flags == nil {
+		v = unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
+	}
+	if notifies {
+		v |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	}
 	for i, f := range flags {
 		switch f {
 		case "SECCOMP_FILTER_FLAG_TSYNC":
@@ -254,8 +274,11 @@ func parseFlags(flags []specs.LinuxSeccompFlag) (uint, error) {
 		case specs.LinuxSeccompFlagSpecAllow:
 			v |= unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
 		case specs.LinuxSeccompFlagWaitKillableRecv:
-			// EINVAL without a listener, seccomp(2).
-			return 0, fmt.Errorf("linux.seccomp.flags[%d]: %s: needs SCMP_ACT_NOTIFY, which is not supported", i, f)
+			// EINVAL without a listener, and before Linux 5.19.
+			if !notifies {
+				return 0, fmt.Errorf("linux.seccomp.flags[%d]: %s: needs SCMP_ACT_NOTIFY", i, f)
+			}
+			v |= unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 		default:
 			return 0, fmt.Errorf("linux.seccomp.flags[%d]: %q: unknown", i, f)
 		}

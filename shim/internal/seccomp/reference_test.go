@@ -128,7 +128,7 @@ func refAction(a specs.LinuxSeccompAction, ret *uint) uint32 {
 	}
 	return map[specs.LinuxSeccompAction]uint32{
 		specs.ActKill: 0, specs.ActKillThread: 0, specs.ActKillProcess: 0x80000000, specs.ActTrap: 0x30000,
-		specs.ActAllow: 0x7fff0000, specs.ActLog: 0x7ffc0000,
+		specs.ActAllow: 0x7fff0000, specs.ActLog: 0x7ffc0000, specs.ActNotify: 0x7fc00000,
 	}[a]
 }
 

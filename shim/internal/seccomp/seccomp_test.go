@@ -167,16 +167,30 @@ func interesting(p *specs.LinuxSeccomp) []uint64 {
 	return slices.Compact(list)
 }
 
-func defaultProfile() *specs.LinuxSeccomp {
-	caps := []string{
+// capSets are what the default profiles depend on.
+var capSets = map[string][]string{
+	"default": {
 		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
 		"CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
-	}
-	return seccomp.DefaultProfile(&specs.Spec{
+	},
+	"none":  nil,
+	"admin": {"CAP_SYS_ADMIN"},
+	"many": {
+		"CAP_DAC_READ_SEARCH", "CAP_SYS_BOOT", "CAP_SYS_CHROOT", "CAP_SYS_MODULE", "CAP_SYS_PACCT", "CAP_SYS_PTRACE",
+		"CAP_SYS_RAWIO", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_SYS_NICE", "CAP_SYSLOG", "CAP_BPF", "CAP_PERFMON",
+	},
+}
+
+func specFor(caps []string) *specs.Spec {
+	return &specs.Spec{
 		Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}},
 		Linux:   &specs.Linux{},
-	})
+	}
 }
+
+func profileFor(caps []string) *specs.LinuxSeccomp { return seccomp.DefaultProfile(specFor(caps)) }
+
+func defaultProfile() *specs.LinuxSeccomp { return profileFor(capSets["default"]) }
 
 func TestDefaultProfile(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
@@ -199,7 +213,7 @@ func TestDefaultProfile(t *testing.T) {
 // randomProfile has few names and many rules for each, so that they meet.
 func randomProfile(r *rand.Rand) *specs.LinuxSeccomp {
 	actions := []specs.LinuxSeccompAction{specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap,
-		specs.ActErrno, specs.ActTrace, specs.ActAllow, specs.ActLog}
+		specs.ActErrno, specs.ActTrace, specs.ActAllow, specs.ActLog, specs.ActNotify}
 	ops := []specs.LinuxSeccompOperator{specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo,
 		specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual}
 	archs := []specs.Arch{specs.ArchX86_64, specs.ArchX32, specs.ArchX86, specs.ArchAARCH64, specs.ArchARM, specs.ArchS390X}
@@ -211,7 +225,7 @@ func randomProfile(r *rand.Rand) *specs.LinuxSeccomp {
 		return &n
 	}
 	value := func() uint64 { return r.Uint64() >> (8 * r.UintN(8)) & (r.Uint64() | r.Uint64()) }
-	p := &specs.LinuxSeccomp{DefaultAction: actions[r.IntN(len(actions))], DefaultErrnoRet: errno()}
+	p := &specs.LinuxSeccomp{DefaultAction: actions[r.IntN(len(actions)-1)], DefaultErrnoRet: errno(), ListenerPath: "/listener"}
 	for _, a := range archs {
 		if r.IntN(2) == 0 {
 			p.Architectures = append(p.Architectures, a)
@@ -224,7 +238,9 @@ func randomProfile(r *rand.Rand) *specs.LinuxSeccomp {
 	for range r.IntN(40) {
 		s := specs.LinuxSyscall{Action: actions[r.IntN(len(actions))], ErrnoRet: errno()}
 		for range 1 + r.IntN(4) {
-			s.Names = append(s.Names, some[r.IntN(len(some))])
+			if name := some[r.IntN(len(some))]; name != "write" || s.Action != specs.ActNotify {
+				s.Names = append(s.Names, name)
+			}
 		}
 		for range []int{0, 0, 1, 1, 2, 6}[r.IntN(6)] {
 			s.Args = append(s.Args, specs.LinuxSeccompArg{
@@ -252,19 +268,24 @@ func TestRandomProfiles(t *testing.T) {
 func TestErrors(t *testing.T) {
 	for _, c := range []struct{ profile, want string }{
 		{`{"defaultAction": "ALLOW"}`, `linux.seccomp.defaultAction: "ALLOW": unknown`},
-		{`{"defaultAction": "SCMP_ACT_NOTIFY"}`, `linux.seccomp.defaultAction: SCMP_ACT_NOTIFY: not supported`},
+		{`{"defaultAction": "SCMP_ACT_NOTIFY"}`,
+			`linux.seccomp.defaultAction: SCMP_ACT_NOTIFY: not for every call: who listens hears of it by write(2)`},
+		{`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}]}`,
+			`linux.seccomp.syscalls[0].names[1]: write: not with SCMP_ACT_NOTIFY: who listens hears of it by write(2)`},
+		{`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}]}`,
+			`linux.seccomp.listenerPath: missing: SCMP_ACT_NOTIFY needs one`},
 		{`{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 4096}`, `linux.seccomp.defaultErrnoRet: 4096 out of range`},
 		{`{"syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}`, `linux.seccomp.defaultAction: "": unknown`},
 		{`{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86", "x86"]}`,
 			`linux.seccomp.architectures[1]: "x86": unknown`},
 		{`{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["X"]}`, `linux.seccomp.flags[0]: "X": unknown`},
 		{`{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}`,
-			`linux.seccomp.flags[1]: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: needs SCMP_ACT_NOTIFY, which is not supported`},
+			`linux.seccomp.flags[1]: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: needs SCMP_ACT_NOTIFY`},
 		{`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read", ""], "action": "SCMP_ACT_LOG"}]}`,
 			`linux.seccomp.syscalls[0].names[1]: empty`},
 		{`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{}, {}]}`, `linux.seccomp.syscalls[0].action: "": unknown`},
-		{`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"action": "SCMP_ACT_ALLOW"}, {"action": "SCMP_ACT_NOTIFY"}]}`,
-			`linux.seccomp.syscalls[1].action: SCMP_ACT_NOTIFY: not supported`},
+		{`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"action": "SCMP_ACT_ALLOW"}, {"action": "NOTIFY"}]}`,
+			`linux.seccomp.syscalls[1].action: "NOTIFY": unknown`},
 		{`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"action": "SCMP_ACT_TRACE", "errnoRet": 65536}]}`,
 			`linux.seccomp.syscalls[0].errnoRet: 65536 out of range`},
 		{`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"action": "SCMP_ACT_LOG", "args": [{"index": 6, "op": "SCMP_CMP_EQ"}]}]}`,

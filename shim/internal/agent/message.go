@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 
@@ -9,11 +11,12 @@ import (
 	"github.com/containerd-mini/mini/shim/internal/program"
 )
 
-// message is what the agent sends: that it stands at a gate, or that it has
-// forked. At its end the socket says so.
+// message is what the agent sends: that it stands at a gate, that it has forked,
+// or that it has a listener for its seccomp filter. At its end the socket says so.
 type message struct {
 	end, child bool
 	fd         *os.File
+	listener   int // its descriptor there, 0 without one
 }
 
 // receive returns the next message, or the error that the agent reports. If it is
@@ -40,6 +43,8 @@ func (p *Process) receive(wait bool) (message, error) {
 		return message{}, fmt.Errorf("agent: recvmsg: %w", rerr)
 	case n == 8:
 		return message{}, p.stepError(msg)
+	case n == program.ListenerSize:
+		return message{listener: int(binary.LittleEndian.Uint32(msg[:]))}, nil
 	}
 	m := message{child: msg[0] == program.SaysForked}
 	m.fd, err = descriptor(oob[:oobn])
@@ -87,4 +92,30 @@ func (p *Process) arrive() error {
 	}
 	p.Received = m.fd
 	return nil
+}
+
+// takeListener takes the listener of the process's seccomp filter, gives it away,
+// and lets the process go on: pidfd_getfd(2), seccomp_unotify(2).
+func (p *Process) takeListener(number int) error {
+	if p.listener == nil {
+		return errors.New("agent: a seccomp listener that nobody wants")
+	}
+	var listener *os.File
+	err := p.Control(func(pidfd int) error {
+		fd, err := unix.PidfdGetfd(pidfd, number, 0)
+		if err != nil {
+			return fmt.Errorf("seccomp listener: pidfd_getfd: %w", err)
+		}
+		listener = os.NewFile(uintptr(fd), "seccomp")
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	if err := p.listener(p.Pid, listener); err != nil {
+		return err
+	}
+	_, err = p.sock.Write([]byte{1})
+	return err
 }

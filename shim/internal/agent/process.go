@@ -33,6 +33,10 @@ type Command struct {
 	// the Process, its parent ends.
 	Forks bool
 
+	// Listener gets the listener of the process's seccomp filter, if that has
+	// one, before execve(2). It may not keep it.
+	Listener func(pid int, listener *os.File) error
+
 	// PIDNamespace, where not negative, is an nsfs descriptor or a pidfd:
 	// the process is born in that pid namespace.
 	PIDNamespace int
@@ -45,6 +49,8 @@ type Process struct {
 	program *program.Program
 	pidfd   *os.File
 	sock    *os.File
+
+	listener func(pid int, listener *os.File) error
 
 	// Received is what the agent sent along with its gate: a pty's master.
 	// The caller owns it. Nil without one.
@@ -97,7 +103,7 @@ func (a *Agent) Start(ctx context.Context, c Command) (_ *Process, err error) {
 		unix.Close(pair[1])
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
-	p := &Process{program: c.Program, sock: os.NewFile(uintptr(pair[0]), "agent")}
+	p := &Process{program: c.Program, listener: c.Listener, sock: os.NewFile(uintptr(pair[0]), "agent")}
 	err = a.clone(&c, p, pair[1])
 	// Now, or the end of an agent that is killed would not be an end of file.
 	unix.Close(pair[1])
@@ -231,7 +237,12 @@ func (p *Process) Open(ctx context.Context) error {
 		return nil
 	}
 	stop := context.AfterFunc(ctx, func() { _ = p.sock.SetDeadline(time.Unix(1, 0)) })
-	_, err := p.receive(true)
+	m, err := p.receive(true)
+	if err == nil && m.listener > 0 {
+		if err = p.takeListener(m.listener); err == nil {
+			_, err = p.receive(true)
+		}
+	}
 	// It has served: a hundred kilobytes that would stay for the life of
 	// the container.
 	p.program = nil

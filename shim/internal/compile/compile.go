@@ -49,7 +49,8 @@ const (
 	slotForkLen  // of another struct cmsghdr,
 	slotForkType // as above
 	slotForkFd
-	slotMore // and up: whoever needs more
+	slotListener // of the seccomp filter, the same for every exec
+	slotMore     // and up: whoever needs more
 )
 
 // fdRoot is the root of the container, once there: a mount by descriptor.

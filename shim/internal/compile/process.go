@@ -54,10 +54,16 @@ func (b *builder) process() error {
 	}
 	b.cwdAsUser()
 	paths := b.lookup()
+	// Not later: a profile may know nothing of close_range(2).
+	b.call("close on exec", unix.SYS_CLOSE_RANGE, program.Int(program.FdSocket), maxFd,
+		program.Named(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
 	b.gate()
 	if filter != nil {
 		b.add(*filter)
 		b.plan.Filter = filter
+		if filter.Out == slotListener {
+			b.listener()
+		}
 	}
 	b.plan.Add(final...)
 	b.execve(paths)
@@ -235,8 +241,6 @@ func (b *builder) execve(candidates []string) {
 	if !hasEnv(env, "HOME") && b.opt.Home != "" {
 		env = append(env[:len(env):len(env)], "HOME="+b.opt.Home)
 	}
-	b.call("close on exec", unix.SYS_CLOSE_RANGE, program.Int(program.FdSocket), maxFd,
-		program.Named(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
 	what := candidates[0]
 	if len(candidates) > 1 {
 		what = b.proc.Args[0]

@@ -14,13 +14,17 @@ import (
 	"github.com/containerd-mini/mini/shim/internal/seccomp"
 )
 
+// filters has the one of the last container: compiling takes longer than all the
+// rest of a Plan.
+var filters seccomp.Cache
+
 // seccomp returns the op that loads linux.seccomp, or nil. An exec gets its
 // container's filter: runtime-spec has one for both.
 func (b *builder) seccomp() (*program.Op, error) {
 	if b.spec.Linux.Seccomp == nil || b.opt.Filter != nil {
 		return b.opt.Filter, nil
 	}
-	filter, err := seccomp.Compile(b.spec.Linux.Seccomp)
+	filter, err := filters.Compile(b.spec.Linux.Seccomp)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
@@ -36,14 +40,28 @@ func (b *builder) seccomp() (*program.Op, error) {
 	text := fmt.Sprintf("{%d instructions}", len(filter.Insns))
 	// struct sock_fprog: seccomp(2).
 	fprog := program.Vec(text, program.Int(len(filter.Insns)), program.Bytes(code, text))
-	return &program.Op{
+	op := &program.Op{
 		Nr: unix.SYS_SECCOMP,
 		Args: []program.Arg{
 			program.Named(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"),
 			program.Named(filter.Flags, fmt.Sprintf("%#x", filter.Flags)), fprog,
 		},
 		Step: "load the seccomp filter",
-	}, nil
+	}
+	if filter.Notifies() {
+		op.Out = slotListener
+	}
+	return op, nil
+}
+
+// listener tells the shim the number of the filter's listener, and waits until it
+// has taken that and given it to linux.seccomp.listenerPath: seccomp_unotify(2).
+// By write(2), which the profile cannot send there; execve(2) closes it here.
+func (b *builder) listener() {
+	const step = "hand over the listener of the seccomp filter"
+	sock := program.Named(program.FdSocket, "gate")
+	b.call(step, unix.SYS_WRITE, sock, program.Addr(slotListener), program.Int(program.ListenerSize))
+	b.call(step, unix.SYS_READ, sock, program.Bytes(make([]byte, 8), "buf"), program.Int(1)).EOF = true
 }
 
 // SeccompFeatures are what linux.seccomp may have.
@@ -53,12 +71,15 @@ func SeccompFeatures() *features.Seccomp {
 	if runtime.GOARCH == "arm64" {
 		archs = []string{string(specs.ArchAARCH64), string(specs.ArchARM)}
 	}
-	flags := []string{"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"}
+	flags := []string{
+		"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC",
+		"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+	}
 	return &features.Seccomp{
 		Enabled: &yes,
 		Actions: []string{
 			string(specs.ActAllow), string(specs.ActErrno), string(specs.ActKill), string(specs.ActKillProcess),
-			string(specs.ActKillThread), string(specs.ActLog), string(specs.ActTrace), string(specs.ActTrap),
+			string(specs.ActKillThread), string(specs.ActLog), string(specs.ActNotify), string(specs.ActTrace), string(specs.ActTrap),
 		},
 		Operators: []string{
 			string(specs.OpEqualTo), string(specs.OpGreaterEqual), string(specs.OpGreaterThan), string(specs.OpLessEqual),

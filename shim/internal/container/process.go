@@ -70,6 +70,7 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, pid
 	cmd := agent.Command{
 		Program: &plan.Program, Cloneflags: plan.Cloneflags,
 		Cgroup: p.container.group.FD(), PIDNamespace: pidns, Forks: plan.Forks,
+		Listener: p.sendListener,
 	}
 	for i, f := range io.Child() {
 		cmd.Stdio[i] = f.Fd()

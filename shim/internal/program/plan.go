@@ -21,6 +21,10 @@ const (
 	SaysForked = 'p' // it has forked; the child's pidfd comes along
 )
 
+// ListenerSize is how long the message is that tells the number of the listener
+// of a seccomp filter; no other is as long.
+const ListenerSize = 4
+
 // Plan is a Program and all that the shim does around it.
 type Plan struct {
 	Program

@@ -353,3 +353,34 @@ func BenchmarkCompileDefault(b *testing.B) {
 		}
 	}
 }
+
+func TestCache(t *testing.T) {
+	var c Cache
+	one, two := defaultProfile(), defaultProfile()
+	two.Syscalls[0].Args = []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpEqualTo}}
+	for _, p := range []*specs.LinuxSeccomp{one, one, defaultProfile(), two, one} {
+		got, err := c.Compile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := Compile(p)
+		if err != nil || got.String() != want.String() || got.Flags != want.Flags {
+			t.Fatalf("another filter, %v", err)
+		}
+	}
+	if _, err := c.Compile(&specs.LinuxSeccomp{DefaultAction: "x"}); err == nil {
+		t.Fatal("no error")
+	}
+}
+
+func BenchmarkCacheDefault(b *testing.B) {
+	var c Cache
+	p, q := defaultProfile(), defaultProfile()
+	b.ReportAllocs()
+	for b.Loop() {
+		p, q = q, p
+		if _, err := c.Compile(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -31,15 +31,19 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	if proven = proven && overlayExtract(info); !proven {
 		diff = ""
 	}
-	usage, err := s.settle(ctx, id, diff)
+	usage, mark, err := s.settle(ctx, id, diff)
 	if err != nil {
 		return fmt.Errorf("snapshot %q: %w", key, err)
 	}
 	step("commit: settled")
 	err = s.write(ctx, func(ctx context.Context, c *change) error {
+		c.undo = append(c.undo, mark.remove)
 		if _, err := storage.CommitActive(ctx, key, name, usage, opts...); err != nil {
 			return fmt.Errorf("snapshot %q: %w", key, err)
 		}
+		// Both have to be on disk, in whichever order they come there: see recover.go. So the disk
+		// does both at a time.
+		c.wait = mark.begin()
 		c.done = append(c.done, func() { s.counter.forget(id) })
 		if proven {
 			c.done = append(c.done, func() { s.shared.offer(diff, id) })
@@ -68,51 +72,81 @@ func (s *Snapshotter) committable(ctx context.Context, name, key string) (id str
 	return id, info, plain(err)
 }
 
-// settle counts the files of a snapshot and brings them to the disk.
-func (s *Snapshotter) settle(ctx context.Context, id, diff string) (snapshots.Usage, error) {
-	if owner := s.shared.real(id); owner != id { // committed once already
-		return s.count(ctx, owner)
-	}
+// settle counts the files of a snapshot, brings them to the disk, and marks them.
+func (s *Snapshotter) settle(ctx context.Context, id, diff string) (usage snapshots.Usage, m mark, err error) {
 	how := s.features.sync
 	if !s.Durable {
 		how = syncNone
 	}
+	if owner := s.shared.real(id); owner != id { // committed once already; the link is what is new
+		usage, err = s.count(ctx, owner)
+		if how != syncNone {
+			m.dirs = []string{s.dirs.snapshots()}
+		}
+		return usage, m, err
+	}
 	t := tree{root: s.dirs.fs(id), sync: how}
-	usage, err := t.walk(ctx)
-	if err != nil {
-		return usage, err
+	if usage, err = t.walk(ctx); err != nil {
+		return usage, m, err
 	}
 	step("commit: written back")
-	mark, err := s.dirs.writeLayer(id, diff)
-	if err != nil {
-		return usage, err
+	if m.path, err = s.dirs.writeLayer(id, diff); err != nil {
+		return usage, m, err
 	}
-	defer mark.Close()
 	step("commit: marked")
-	if how == syncNone {
-		return usage, nil
-	}
-	if err := mark.Sync(); err != nil {
-		return usage, err
+	if how != syncNone {
+		m.file = m.path
 	}
 	if how == syncEach { // the names are not in a journal with all the rest
-		return usage, syncDirs(s.dirs.snapshot(id), s.dirs.snapshots())
+		m.dirs = []string{s.dirs.snapshot(id), s.dirs.snapshots()}
 	}
-	return usage, nil
+	return usage, m, nil
 }
 
-// syncDirs makes names durable.
-func syncDirs(paths ...string) error {
-	for _, path := range paths {
-		dir, err := os.Open(path)
-		if err != nil {
+// A mark says that a snapshot was committed and that all of it was on disk before: ID/layer.
+type mark struct {
+	path string   // "" if there is none of its own
+	file string   // to sync, "" for no
+	dirs []string // whose names to sync
+}
+
+// begin syncs the mark, and gives what to call for the answer.
+func (m mark) begin() (wait func() error) {
+	if m.file == "" && len(m.dirs) == 0 {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() { done <- m.sync() }()
+	return func() error { return <-done }
+}
+
+func (m mark) sync() error {
+	if m.file != "" {
+		if err := syncPath(m.file); err != nil {
 			return err
 		}
-		err = dir.Sync()
-		dir.Close()
-		if err != nil {
+	}
+	for _, dir := range m.dirs {
+		if err := syncPath(dir); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// remove takes back a mark of what was not committed: of a snapshot that goes on being written to.
+func (m mark) remove() error {
+	if m.path == "" {
+		return nil
+	}
+	return os.Remove(m.path)
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
 }

@@ -39,6 +39,8 @@
 //	snapshots/ID without a record, or a link    into the trash: Prepare or Remove was cut short
 //	trash/ID.N of a record without directory    back: Remove was cut short before its end
 //	an active record without directory          made anew, empty: of a power cut, see below
+//	a committed record without mark (layer)     away with it: a power cut in Commit, see below
+//	a mark of an active record                  away with it: the same
 //	a committed record without directory        told, and left for fsck: this cannot happen
 //
 // bolt makes a transaction durable by fdatasync of its file, which does not make the rename durable
@@ -46,9 +48,10 @@
 // Whatever was written into that directory and fsynced would have taken the directory with it to the
 // disk, so nothing is lost that was promised.
 //
-// Commit promises more: its files are on disk before the record says so. Syncing the whole file
-// system for that (image_pull_with_sync_fs) makes every pull wait for all that the node writes;
-// calling fsync for each file waits for the disk once a file. Commit instead starts the
-// writeback of all files, waits for it, and then syncs one new file, whose journal commit takes all
-// earlier changes along (durable.go).
+// Commit promises more: its files are on disk before it answers. Syncing the whole file system for
+// that (image_pull_with_sync_fs) makes every pull wait for all that the node writes; calling fsync for
+// each file waits for the disk once a file. Commit instead starts the writeback of all files, waits
+// for it, and then syncs one new file, the mark, whose journal commit takes all earlier changes along
+// (durable.go). It does that while bolt brings the record to the disk, and answers when both are
+// there. A record without its mark is thus of a Commit that nobody was answered.
 package snapshotter

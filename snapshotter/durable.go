@@ -26,9 +26,12 @@ const (
 	syncEach
 )
 
-// workers walk a tree at a time. Their number bounds the descriptors a walk holds, two for each, and
-// is what keeps a disk busy when each file is synced by itself.
+// workers walk a tree at a time, at most. Their number bounds the descriptors a walk holds, and is what
+// keeps a disk busy when each file is synced by itself.
 const workers = 8
+
+// fewFiles are kept open by the first walk, so that a small tree needs no second one.
+const fewFiles = 32
 
 // A tree is walked by several goroutines, without following symlinks: what is in it was written by
 // an image or a container.
@@ -39,53 +42,73 @@ type tree struct {
 
 	mu    sync.Mutex
 	more  sync.Cond
+	all   sync.WaitGroup
+	fd    int      // of root
 	todo  []string // directories, relative to root
+	hands int      // that work, or wait for work
 	busy  int
 	err   error
 	usage snapshots.Usage
 	links map[[2]uint64]bool // files with several names, by device and inode
+	open  []int              // the first files whose writeback was begun
+	full  bool               // they are not all
 }
 
 // walk counts all that is in the tree, and syncs it as far as the tree is to be synced by itself.
 func (t *tree) walk(ctx context.Context) (snapshots.Usage, error) {
-	if err := t.run(ctx); err != nil {
+	defer func() {
+		for _, fd := range t.open {
+			unix.Close(fd)
+		}
+	}()
+	if err := t.run(ctx); err != nil || t.sync != syncJournal {
 		return t.usage, err
 	}
-	if t.sync == syncJournal {
-		second := tree{root: t.root, sync: t.sync, wait: true}
-		if err := second.run(ctx); err != nil {
-			return t.usage, err
+	for _, fd := range t.open {
+		if err := writtenBack(fd); err != nil {
+			return t.usage, fmt.Errorf("%s: %w", t.root, err)
 		}
+	}
+	if t.full {
+		second := tree{root: t.root, sync: t.sync, wait: true}
+		return t.usage, second.run(ctx)
 	}
 	return t.usage, nil
 }
 
-func (t *tree) run(ctx context.Context) error {
-	root, err := unix.Open(t.root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+func (t *tree) run(ctx context.Context) (err error) {
+	if t.fd, err = unix.Open(t.root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("%s: open: %w", t.root, err)
 	}
-	defer unix.Close(root)
+	defer unix.Close(t.fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(root, &st); err != nil {
+	if err := unix.Fstat(t.fd, &st); err != nil {
 		return fmt.Errorf("%s: stat: %w", t.root, err)
 	}
 	t.more.L = &t.mu
 	t.links = make(map[[2]uint64]bool)
-	t.todo = []string{"."}
+	t.todo, t.hands = []string{"."}, 1
 	t.add(&st)
-
-	var all sync.WaitGroup
-	for range workers {
-		all.Go(func() { t.work(ctx, root) })
-	}
-	all.Wait()
+	t.work(ctx) // a tree of one directory needs nobody else
+	t.all.Wait()
 	return t.err
 }
 
+// found notes a directory, and gets one more worker for it if there can be.
+func (t *tree) found(ctx context.Context, dir string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.todo = append(t.todo, dir)
+	t.more.Signal()
+	if t.hands < workers && len(t.todo) > 1 {
+		t.hands++
+		t.all.Go(func() { t.work(ctx) })
+	}
+}
+
 // work takes directories until there are none and nobody can find more.
-func (t *tree) work(ctx context.Context, root int) {
-	buffer := make([]byte, 32<<10)
+func (t *tree) work(ctx context.Context) {
+	buffer := make([]byte, 16<<10)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for {
@@ -102,7 +125,7 @@ func (t *tree) work(ctx context.Context, root int) {
 		t.mu.Unlock()
 		err := ctx.Err()
 		if err == nil {
-			err = t.directory(root, dir, buffer)
+			err = t.directory(ctx, dir, buffer)
 		}
 		t.mu.Lock()
 		t.busy--
@@ -116,8 +139,8 @@ func (t *tree) work(ctx context.Context, root int) {
 }
 
 // directory does one directory: its files now, its directories later.
-func (t *tree) directory(root int, path string, buffer []byte) error {
-	fd, err := unix.Openat2(root, path, &unix.OpenHow{
+func (t *tree) directory(ctx context.Context, path string, buffer []byte) error {
+	fd, err := unix.Openat2(t.fd, path, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})
@@ -139,7 +162,7 @@ func (t *tree) directory(root int, path string, buffer []byte) error {
 		}
 		_, _, names = unix.ParseDirent(buffer[:n], -1, names[:0])
 		for _, name := range names {
-			if err := t.entry(fd, path, name); err != nil {
+			if err := t.entry(ctx, fd, path, name); err != nil {
 				return fmt.Errorf("%s/%s/%s: %w", t.root, path, name, err)
 			}
 		}
@@ -153,7 +176,7 @@ func (t *tree) directory(root int, path string, buffer []byte) error {
 }
 
 // entry counts one name of a directory.
-func (t *tree) entry(dir int, path, name string) error {
+func (t *tree) entry(ctx context.Context, dir int, path, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		if errors.Is(err, unix.ENOENT) {
@@ -163,10 +186,7 @@ func (t *tree) entry(dir int, path, name string) error {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		t.mu.Lock()
-		t.todo = append(t.todo, path+"/"+name)
-		t.more.Signal()
-		t.mu.Unlock()
+		t.found(ctx, path+"/"+name)
 	case unix.S_IFREG:
 		if err := t.file(dir, name, &st); err != nil {
 			return err
@@ -188,6 +208,12 @@ func (t *tree) file(dir int, name string, st *unix.Stat_t) error {
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
+	if t.sync == syncJournal && !t.wait && t.keep(fd) {
+		if err := unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil {
+			return fmt.Errorf("sync_file_range: %w", err)
+		}
+		return nil
+	}
 	defer unix.Close(fd)
 	switch {
 	case t.sync == syncEach:
@@ -195,14 +221,32 @@ func (t *tree) file(dir int, name string, st *unix.Stat_t) error {
 			return fmt.Errorf("fsync: %w", err)
 		}
 	case t.wait:
-		const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-		if err := unix.SyncFileRange(fd, 0, 0, all); err != nil {
-			return fmt.Errorf("sync_file_range: %w", err)
-		}
+		return writtenBack(fd)
 	default:
 		if err := unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil {
 			return fmt.Errorf("sync_file_range: %w", err)
 		}
+	}
+	return nil
+}
+
+// keep takes an open file, if there are few.
+func (t *tree) keep(fd int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.open) == fewFiles {
+		t.full = true
+		return false
+	}
+	t.open = append(t.open, fd)
+	return true
+}
+
+// writtenBack waits until the pages of a file are on disk.
+func writtenBack(fd int) error {
+	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	if err := unix.SyncFileRange(fd, 0, 0, all); err != nil {
+		return fmt.Errorf("sync_file_range: %w", err)
 	}
 	return nil
 }

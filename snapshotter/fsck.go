@@ -82,7 +82,7 @@ func check(d dirs, inv inventory) (findings []string, broken map[string]bool) {
 		byName[info.Name] = id
 	}
 	say := func(format string, args ...any) { findings = append(findings, fmt.Sprintf(format, args...)) }
-	needed := inv.needed()
+	needed, parents := inv.needed(), inv.parents()
 	for name := range inv.dirs {
 		if !needed[name] {
 			say("snapshots/%s: belongs to no record", name)
@@ -97,6 +97,8 @@ func check(d dirs, inv inventory) (findings []string, broken map[string]bool) {
 		case inv.lacks(id):
 			say("%s: its files are gone (snapshots/%s)", info.Name, id)
 			broken[id] = true
+		case info.Kind == snapshots.KindCommitted && !exists(d.layer(id)) && !parents[info.Name]:
+			say("%s: its Commit was cut short (snapshots/%s)", info.Name, id)
 		case info.Kind == snapshots.KindCommitted && !exists(d.layer(id)):
 			say("%s: committed, but not known to be on disk (snapshots/%s)", info.Name, id)
 		}

@@ -29,6 +29,9 @@ func (s *Snapshotter) recover() error {
 	if err := s.restore(&inv); err != nil {
 		return err
 	}
+	if err := s.retract(inv); err != nil {
+		return err
+	}
 	if err := s.sweep(inv); err != nil {
 		return err
 	}
@@ -114,6 +117,32 @@ func (s *Snapshotter) restore(inv *inventory) error {
 	return nil
 }
 
+// retract takes back each Commit that a power cut has cut short: the record came to the disk before the
+// mark did. Nobody was told of it, so nothing stands on it. And it takes away the mark of a snapshot whose
+// record did not come there: it will be written to again.
+func (s *Snapshotter) retract(inv inventory) error {
+	parents := inv.parents()
+	for id, info := range inv.records {
+		switch marked := exists(s.dirs.layer(id)); {
+		case info.Kind == snapshots.KindActive && marked && inv.links[id] == "":
+			if err := os.Remove(s.dirs.layer(id)); err != nil {
+				return err
+			}
+		case info.Kind == snapshots.KindCommitted && !marked && s.Durable && !parents[info.Name]:
+			s.log.Warn("a Commit was cut short", "snapshot", info.Name, "id", id)
+			err := s.store.WithTransaction(context.Background(), true, func(ctx context.Context) error {
+				_, _, err := storage.Remove(ctx, info.Name)
+				return err
+			})
+			if err != nil {
+				return plain(err)
+			}
+			delete(inv.records, id)
+		}
+	}
+	return nil
+}
+
 // sweep throws away what nobody needs, and makes what was lost and can be made.
 func (s *Snapshotter) sweep(inv inventory) error {
 	needed := inv.needed()
@@ -151,6 +180,15 @@ func (inv inventory) needed() map[string]bool {
 		}
 	}
 	return needed
+}
+
+// parents are the names of the records that others stand on.
+func (inv inventory) parents() map[string]bool {
+	parents := make(map[string]bool)
+	for _, info := range inv.records {
+		parents[info.Parent] = true
+	}
+	return parents
 }
 
 // lacks tells whether a record should have a directory and has none.

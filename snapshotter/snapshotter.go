@@ -112,6 +112,7 @@ func (s *Snapshotter) read(ctx context.Context, f func(context.Context) error) e
 // A change is what a transaction does outside of the metadata.
 type change struct {
 	undo []func() error // last first, if the transaction fails
+	wait func() error   // if not nil, for what has to be on disk with it
 	done []func()       // after it is on disk
 }
 
@@ -123,6 +124,9 @@ func (s *Snapshotter) write(ctx context.Context, f func(context.Context, *change
 	err := s.store.WithTransaction(ctx, true, func(ctx context.Context) error { return f(ctx, &c) })
 	if err != nil {
 		errs := []error{plain(err)}
+		if c.wait != nil {
+			_ = c.wait() // for nothing
+		}
 		for i := len(c.undo) - 1; i >= 0; i-- {
 			if err := c.undo[i](); err != nil {
 				errs = append(errs, fmt.Errorf("undo: %w", err))
@@ -130,10 +134,13 @@ func (s *Snapshotter) write(ctx context.Context, f func(context.Context, *change
 		}
 		return errors.Join(errs...)
 	}
+	if c.wait != nil {
+		err = c.wait() // the disk is broken: the next start does what is to be done
+	}
 	for _, f := range c.done {
 		f()
 	}
-	return nil
+	return err
 }
 
 // plain unwraps what WithTransaction has joined needlessly, so that one error prints as one line.

@@ -13,7 +13,8 @@ import (
 // Usage tells what a snapshot takes, without its parents. That of a committed snapshot was counted
 // by Commit. That of an active one is counted now, in the background: kubelet asks for that of every
 // container every ten seconds (containerd#13967), and one with a million files must not hold up the
-// others. Who asks is given the last count if there is none within patience.
+// others. Who asks is given the last count if there is none within patience; and a tree is counted for
+// a tenth of the time at most, however often it is asked for.
 func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Usage, err error) {
 	var id string
 	var info snapshots.Info
@@ -40,8 +41,9 @@ func (s *Snapshotter) count(ctx context.Context, id string) (snapshots.Usage, er
 }
 
 const (
-	patience = 200 * time.Millisecond
-	counting = 2 // trees at a time
+	patience = 5 * time.Millisecond
+	counting = 2  // trees at a time
+	leisure  = 10 // times as long as counting took, before it is counted again
 )
 
 // A counter counts trees in the background, each once at a time.
@@ -60,6 +62,7 @@ type figure struct {
 	usage  snapshots.Usage
 	err    error
 	known  bool
+	next   time.Time     // not counted again before
 	behind chan struct{} // closed when the count under way is done; nil if none is
 }
 
@@ -90,6 +93,10 @@ func (c *counter) ask(ctx context.Context, id string, count func(context.Context
 		f = &figure{}
 		c.trees[id] = f
 	}
+	if f.behind == nil && f.known && time.Now().Before(f.next) {
+		defer c.mu.Unlock()
+		return f.usage, f.err
+	}
 	if f.behind == nil {
 		f.behind = make(chan struct{})
 		c.all.Go(func() { c.run(f, count) })
@@ -116,11 +123,16 @@ func (c *counter) ask(ctx context.Context, id string, count func(context.Context
 
 func (c *counter) run(f *figure, count func(context.Context) (snapshots.Usage, error)) {
 	c.slots <- struct{}{}
+	begun := time.Now()
 	usage, err := count(c.ctx)
+	took := time.Since(begun)
 	<-c.slots
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.usage, f.err, f.known = usage, err, err == nil
+	if f.next = time.Now(); took > patience {
+		f.next = f.next.Add(leisure * took)
+	}
 	close(f.behind)
 	f.behind = nil
 }

@@ -24,9 +24,15 @@ type Config struct {
 	// Volatile spares containers the wait for the disk, on fsync and at their end: what a container
 	// wrote is lost if the machine goes down. Layers are not concerned.
 	Volatile bool `toml:"volatile"`
-	// IgnoreQuota makes a snapshot without limit where one is asked for and cannot be had, by the
-	// label containerd.io/snapshot/max-size, instead of refusing it.
+	// MaxSize is how many bytes a container may write that says nothing else by the label
+	// containerd.io/snapshot/max-size; 0 is no limit.
+	MaxSize int64 `toml:"max_size"`
+	// IgnoreQuota makes a snapshot without limit where one is asked for and the file system has no
+	// project quota, instead of refusing it.
 	IgnoreQuota bool `toml:"ignore_quota"`
+	// FirstProject is where the numbers of projects begin. Nobody else may use the ones from there on in
+	// the same file system.
+	FirstProject uint32 `toml:"first_project"`
 	// MountOptions go to every overlay mount. Of index, userxattr, metacopy and redirect_dir the
 	// right ones are found by themselves.
 	MountOptions []string `toml:"mount_options"`
@@ -44,6 +50,8 @@ func DefaultConfig() Config {
 		Address:  "/run/mini-snapshotter/mini.sock",
 		LogLevel: "info",
 		Durable:  true,
+
+		FirstProject: 1 << 30,
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
-	"github.com/containerd/errdefs"
 )
 
 // Prepare makes a snapshot that can be written to.
@@ -67,8 +66,9 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 
 // A request is what is to be created.
 type request struct {
-	info snapshots.Info
-	ids  *idmap // nil if the container has no user namespace
+	info  snapshots.Info
+	ids   *idmap // nil if the container has no user namespace
+	limit int64  // of what may be written, 0 for none
 }
 
 func (s *Snapshotter) request(kind snapshots.Kind, key, parent string, opts []snapshots.Opt) (r request, err error) {
@@ -78,10 +78,11 @@ func (s *Snapshotter) request(kind snapshots.Kind, key, parent string, opts []sn
 		}
 	}
 	r.info.Kind, r.info.Name, r.info.Parent = kind, key, parent
-	// There are no project quotas yet: what is asked for is refused by name.
-	if size := r.info.Labels[snapshots.LabelSnapshotMaxSize]; size != "" && kind == snapshots.KindActive && !s.IgnoreQuota {
-		return r, fmt.Errorf("label %s=%s: quotas are not supported; ignore_quota goes on without: %w",
-			snapshots.LabelSnapshotMaxSize, size, errdefs.ErrNotImplemented)
+	if r.limit, err = s.limit(r.info); err != nil {
+		return r, err
+	}
+	if r.limit > 0 && s.quota == nil && !s.IgnoreQuota {
+		return r, s.errNoQuota(r.limit)
 	}
 	r.ids, err = readIDMap(r.info.Labels)
 	return r, err
@@ -119,6 +120,13 @@ func (s *Snapshotter) place(c *change, want request, snapshot storage.Snapshot, 
 		return err
 	}
 	step("create: owned")
+	if want.info.Kind == snapshots.KindActive {
+		if err := s.quota.hold(snapshot.ID, temporary, want.limit); err != nil {
+			return err
+		}
+		c.undo = append(c.undo, func() error { return s.quota.free(snapshot.ID) })
+		step("create: held")
+	}
 	if err := os.Rename(temporary, s.dirs.snapshot(snapshot.ID)); err != nil {
 		return err
 	}

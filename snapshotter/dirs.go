@@ -75,14 +75,18 @@ func fill(dir string, active bool) error {
 
 var discarded atomic.Uint64
 
-// discard renames a directory of snapshots/ into the trash, and says where it is. The same number
-// may come there again: one whose transaction failed is given anew.
-func (d dirs) discard(name string) (string, error) {
+// discard renames a directory of snapshots/ into the trash.
+func (d dirs) discard(name, as string) error {
+	return os.Rename(d.snapshot(name), d.trash()+"/"+d.unused(as))
+}
+
+// unused is a name in the trash for what was called name. The same number may come there again: one whose
+// transaction failed is given anew.
+func (d dirs) unused(name string) string {
 	for {
-		to := fmt.Sprintf("%s/%s.%d", d.trash(), name, discarded.Add(1))
-		if exists(to) {
-			continue // of an earlier life of this process
+		to := fmt.Sprintf("%s.%d", name, discarded.Add(1))
+		if !exists(d.trash() + "/" + to) { // of an earlier life of this process
+			return to
 		}
-		return to, os.Rename(d.snapshot(name), to)
 	}
 }

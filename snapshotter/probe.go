@@ -17,6 +17,7 @@ type Features struct {
 	UserNS     bool   // the snapshotter is in a user namespace
 	RemapIDs   bool   // overlay takes layers from idmapped mounts, Linux 5.19
 	LayerByFD  bool   // fsconfig(2) takes a layer at a time, Linux 6.8
+	Quota      bool   // it holds projects to their limits
 
 	options []string // that every overlay mount is to have
 	sync    syncMode

@@ -150,7 +150,11 @@ func (s *Snapshotter) sweep(inv inventory) error {
 		if needed[name] {
 			continue
 		}
-		if _, err := s.dirs.discard(name); err != nil {
+		// Its number may be given out again: the limit goes now, and the trash does not know the number.
+		if err := s.quota.free(name); err != nil {
+			return err
+		}
+		if err := s.dirs.discard(name, "orphan"); err != nil {
 			return err
 		}
 	}
@@ -226,6 +230,15 @@ func (s *Snapshotter) remake(id string, info snapshots.Info) error {
 	}
 	if err != nil {
 		return err
+	}
+	if info.Kind == snapshots.KindActive {
+		limit, err := s.limit(info)
+		if err != nil {
+			return err
+		}
+		if err := s.quota.hold(id, dir, limit); err != nil {
+			return err
+		}
 	}
 	return os.Rename(dir, s.dirs.snapshot(id))
 }

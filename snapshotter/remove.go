@@ -34,11 +34,19 @@ func (s *Snapshotter) throw(c *change, id string) error {
 	if !exists(s.dirs.snapshot(id)) {
 		return nil // a view of a parent
 	}
-	to, err := s.dirs.discard(id)
-	if err != nil {
+	// Not a file may be deleted before the transaction is on disk: it may fail, or never come there.
+	name := s.dirs.unused(id)
+	to := s.dirs.trash() + "/" + name
+	s.trash.hold(name)
+	if err := os.Rename(s.dirs.snapshot(id), to); err != nil {
+		s.trash.release(name)
 		return err
 	}
-	c.undo = append(c.undo, func() error { return os.Rename(to, s.dirs.snapshot(id)) })
+	c.undo = append(c.undo, func() error {
+		defer s.trash.release(name)
+		return os.Rename(to, s.dirs.snapshot(id))
+	})
+	c.done = append(c.done, func() { s.trash.release(name) })
 	step("remove: renamed")
 	return nil
 }

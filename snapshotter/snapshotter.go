@@ -26,6 +26,7 @@ type Snapshotter struct {
 	log      *slog.Logger
 	overlay  []string // options of every overlay mount
 	features Features
+	quota    *quota // nil where the file system has none
 	trash    *trash
 	counter  *counter
 	metrics  *metrics
@@ -54,11 +55,21 @@ func Open(c Config) (_ *Snapshotter, err error) {
 	}
 	defer func() {
 		if err != nil {
+			_ = s.quota.close()
 			_ = s.store.Close()
 		}
 	}()
 	if s.features, err = probe(s.dirs); err != nil {
 		return nil, err
+	}
+	if s.quota, err = openQuota(c); err != nil {
+		return nil, err
+	}
+	if c.MaxSize < 0 {
+		return nil, fmt.Errorf("max_size = %d: not a number of bytes", c.MaxSize)
+	}
+	if s.features.Quota = s.quota != nil; !s.features.Quota && c.MaxSize > 0 && !c.IgnoreQuota {
+		return nil, s.errNoQuota(c.MaxSize)
 	}
 	configured := c.MountOptions
 	if c.Volatile && !slices.Contains(configured, volatile) {
@@ -68,7 +79,7 @@ func Open(c Config) (_ *Snapshotter, err error) {
 	if err := s.recover(); err != nil {
 		return nil, err
 	}
-	s.trash, s.counter, s.metrics = newTrash(s.dirs, s.log), newCounter(), newMetrics(s)
+	s.trash, s.counter, s.metrics = newTrash(s.dirs, s.quota, s.log), newCounter(), newMetrics(s)
 	return s, nil
 }
 
@@ -99,7 +110,7 @@ func (s *Snapshotter) Close() error {
 	s.closing.Do(func() {
 		s.trash.close()
 		s.counter.close()
-		s.closed = s.store.Close()
+		s.closed = errors.Join(s.store.Close(), s.quota.close())
 	})
 	return s.closed
 }

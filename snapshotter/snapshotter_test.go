@@ -41,7 +41,7 @@ func TestRemoveIsARename(t *testing.T) {
 	if got := names(t, s.dirs.trash()); len(got) != 1 || !strings.HasPrefix(got[0], "1.") {
 		t.Errorf("in trash/: %q", got)
 	}
-	s.trash = newTrash(s.dirs, s.log) // as after a restart
+	s.trash = newTrash(s.dirs, s.quota, s.log) // as after a restart
 	eventually(t, "the trash is empty", func() bool { return len(names(t, s.dirs.trash())) == 0 })
 }
 
@@ -61,7 +61,7 @@ func TestTrashDeletesAbyss(t *testing.T) {
 		fd = below
 	}
 	unix.Close(fd)
-	s.trash = newTrash(s.dirs, s.log)
+	s.trash = newTrash(s.dirs, s.quota, s.log)
 	eventually(t, "the trash is empty", func() bool { return len(names(t, s.dirs.trash())) == 0 })
 }
 
@@ -318,14 +318,25 @@ func TestVolatile(t *testing.T) {
 	}))
 }
 
-// A limit that cannot be held is refused, unless that is configured.
-func TestQuotaIsRefused(t *testing.T) {
+// A file that is thrown away is there until the transaction that throws it away is on disk.
+func TestTrashWaitsForTransaction(t *testing.T) {
 	needRoot(t)
-	limit := snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotMaxSize: "1048576"})
 	s := open(t, t.TempDir())
-	if _, err := s.Prepare(ctx, "a", "", limit); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "max-size") {
-		t.Error(err)
+	mounts, err := s.Prepare(ctx, "a", "")
+	must(t, err)
+	must(t, os.WriteFile(mounts[0].Source+"/f", nil, 0o600))
+	step = func(name string) {
+		if name == "remove: renamed" {
+			must(t, s.trash.empty())
+			if got, _ := filepath.Glob(s.dirs.trash() + "/1.*/fs/f"); len(got) != 1 {
+				t.Errorf("deleted too early: %q", names(t, s.dirs.trash()))
+			}
+		}
 	}
-	s = open(t, t.TempDir(), func(c *Config) { c.IgnoreQuota = true })
-	must(t, second(s.Prepare(ctx, "a", "", limit)))
+	defer func() { step = func(string) {} }()
+	must(t, s.Remove(ctx, "a"))
+	must(t, s.trash.empty())
+	if got := names(t, s.dirs.trash()); len(got) != 0 {
+		t.Errorf("in trash/: %q", got)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,13 +16,15 @@ import (
 // A trash deletes what is in the trash directory: one goroutine, one file at a time, so that removing
 // images does not take the disk from the containers that run.
 type trash struct {
-	dirs dirs
-	log  *slog.Logger
-	bell chan struct{} // holds one ring
-	stop chan struct{}
-	all  sync.WaitGroup
-	left atomic.Int64 // entries at the last look
-	mu   sync.Mutex   // one deletes
+	dirs  dirs
+	quota *quota
+	log   *slog.Logger
+	bell  chan struct{} // holds one ring
+	stop  chan struct{}
+	all   sync.WaitGroup
+	left  atomic.Int64 // entries at the last look
+	mu    sync.Mutex   // one deletes
+	held  sync.Map     // names whose transaction is not on disk yet
 }
 
 // again is how long to wait after something could not be deleted: a mount may be on it, descriptors
@@ -31,12 +34,18 @@ const again = 30 * time.Second
 // lull is how long the trash lies.
 const lull = 500 * time.Millisecond
 
-func newTrash(d dirs, log *slog.Logger) *trash {
-	t := &trash{dirs: d, log: log, bell: make(chan struct{}, 1), stop: make(chan struct{})}
+func newTrash(d dirs, q *quota, log *slog.Logger) *trash {
+	t := &trash{dirs: d, quota: q, log: log, bell: make(chan struct{}, 1), stop: make(chan struct{})}
 	t.wake() // what an earlier life has left
 	t.all.Go(t.run)
 	return t
 }
+
+// hold keeps a name that is about to come from being deleted.
+func (t *trash) hold(name string) { t.held.Store(name, nil) }
+
+// release lets it be deleted.
+func (t *trash) release(name string) { t.held.Delete(name) }
 
 // wake says that there is something to delete. It never waits.
 func (t *trash) wake() {
@@ -89,7 +98,12 @@ func (t *trash) empty() error {
 		}
 		t.left.Store(int64(len(entries)))
 		var errs []error
+		deleted := false
 		for _, e := range entries {
+			if _, held := t.held.Load(e.Name()); held {
+				continue // who releases it rings the bell
+			}
+			deleted = true
 			if err := t.delete(e.Name()); errors.Is(err, errStopped) {
 				return nil
 			} else if err != nil {
@@ -98,7 +112,7 @@ func (t *trash) empty() error {
 			}
 			t.left.Add(-1)
 		}
-		if len(entries) == 0 || len(errs) > 0 {
+		if !deleted || len(errs) > 0 {
 			return errors.Join(errs...)
 		}
 	}
@@ -110,7 +124,11 @@ func (t *trash) delete(name string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return t.unlink(fd, fd, name, 0)
+	if err := t.unlink(fd, fd, name, 0); err != nil {
+		return err
+	}
+	id, _, _ := strings.Cut(name, ".")
+	return t.quota.free(id) // what is not a number has no project
 }
 
 // deepest is how far down unlink goes at once. A container can nest directories without end, and each

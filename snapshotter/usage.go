@@ -27,6 +27,9 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Us
 	if err != nil || info.Kind != snapshots.KindActive {
 		return usage, plain(err)
 	}
+	if usage, ok := s.quota.usage(id); ok {
+		return usage, nil
+	}
 	usage, err = s.counter.ask(ctx, id, func(ctx context.Context) (snapshots.Usage, error) { return s.count(ctx, id) })
 	if err != nil {
 		return usage, fmt.Errorf("snapshot %q: %w", key, err)

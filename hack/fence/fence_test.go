@@ -70,7 +70,7 @@ var wire = []string{
 }
 
 // unsafeFiles are the only ones that import unsafe.
-var unsafeFiles = []string{"shim/internal/agent/*_unsafe.go", "shim/internal/cgroup/bpf_unsafe.go"}
+var unsafeFiles = []string{"shim/internal/agent/*_unsafe.go", "shim/internal/cgroup/bpf_unsafe.go", "snapshotter/quota_unsafe.go"}
 
 type pkg struct {
 	ImportPath, Dir string

@@ -21,6 +21,7 @@ const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features
 // read-only mounts where mountOptions has rro.
 func Features() *features.Features {
 	yes, no := true, false
+	modes, flags := compile.MemoryPolicies()
 	return &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
@@ -35,6 +36,7 @@ func Features() *features.Features {
 			Selinux:         &features.Selinux{Enabled: &no},
 			IntelRdt:        &features.IntelRdt{Enabled: &no},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
+			MemoryPolicy:    &features.MemoryPolicy{Modes: modes, Flags: flags},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
 	}

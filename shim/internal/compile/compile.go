@@ -61,6 +61,7 @@ type builder struct {
 	plan *program.Plan
 	spec *specs.Spec
 	proc *specs.Process
+	exec bool
 	opt  Options
 
 	idmaps   *program.IDMaps // of the container's user namespace, if known
@@ -118,13 +119,16 @@ func Exec(spec *specs.Spec, proc *specs.Process, opt Options) (*program.Plan, er
 	if err := supportedProcess("process", proc); err != nil {
 		return nil, err
 	}
-	b := &builder{plan: &program.Plan{}, spec: spec, proc: execProfile(spec, proc), opt: opt}
+	b := &builder{plan: &program.Plan{}, spec: spec, proc: execProfile(spec, proc), exec: true, opt: opt}
 	b.plan.OOMScoreAdj = proc.OOMScoreAdj
 	if b.plan.OOMScoreAdj == nil && spec.Process != nil {
 		b.plan.OOMScoreAdj = spec.Process.OOMScoreAdj
 	}
 	b.addFile(program.FileInit, "", "")
 	b.begin()
+	if err := b.affinity("initial"); err != nil {
+		return nil, err
+	}
 	for _, step := range []func() error{b.lsm, b.joinContainer, b.terminal, b.process} {
 		if err := step(); err != nil {
 			return nil, err

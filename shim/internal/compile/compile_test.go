@@ -142,8 +142,6 @@ func TestRefused(t *testing.T) {
 		"linux.netDevices: not supported":                                   func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
 		"linux.mountLabel: not supported":                                   func(s *specs.Spec) { s.Linux.MountLabel = "x" },
 		"linux.intelRdt: not supported":                                     func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
-		"linux.memoryPolicy: not supported":                                 func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
-		"linux.personality: not supported":                                  func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{} },
 		"linux.timeOffsets: needs a time namespace":                         func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
 		"linux.timeOffsets: \"x\": unknown clock": func(s *specs.Spec) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"x": {}}
@@ -153,11 +151,34 @@ func TestRefused(t *testing.T) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}}
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: "/x"})
 		},
-		"process.apparmorProfile: \"a\\nb\"":       func(s *specs.Spec) { s.Process.ApparmorProfile = "a\nb" },
-		"process.selinuxLabel: not supported":      func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
-		"process.scheduler: not supported":         func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },
-		"process.ioPriority: not supported":        func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },
-		"process.execCPUAffinity: not supported":   func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{} },
+		"process.apparmorProfile: \"a\\nb\"":                                              func(s *specs.Spec) { s.Process.ApparmorProfile = "a\nb" },
+		"process.selinuxLabel: not supported":                                             func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
+		"process.scheduler.policy: \"SCHED_ISO\": unknown":                                func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedISO} },
+		"process.scheduler.nice: 20: not between -20 and 19":                              func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 20} },
+		"process.scheduler.priority: only SCHED_FIFO and SCHED_RR have one":               func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Priority: 1} },
+		"process.scheduler.runtime: only SCHED_DEADLINE has runtime, deadline and period": func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedRR, Period: 1} },
+		"process.scheduler.flags: \"x\": unknown": func(s *specs.Spec) {
+			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedRR, Flags: []specs.LinuxSchedulerFlag{"x"}}
+		},
+		"process.ioPriority.class: \"x\": unknown": func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{Class: "x"} },
+		"process.ioPriority.priority: 8: not between 0 and 7": func(s *specs.Spec) {
+			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 8}
+		},
+		"process.execCPUAffinity.final: \"1-\": want a list such as 0-3,7": func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Final: "1-"} },
+		"process.consoleSize: 3x65536: a side is above 65535": func(s *specs.Spec) {
+			s.Process.Terminal, s.Process.ConsoleSize = true, &specs.Box{Width: 3, Height: 65536}
+		},
+		"linux.personality.domain: \"x\": unknown": func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "x"} },
+		"linux.personality.flags: \"x\": unknown": func(s *specs.Spec) {
+			s.Linux.Personality = &specs.LinuxPersonality{Domain: "LINUX", Flags: []specs.LinuxPersonalityFlag{"x"}}
+		},
+		"linux.memoryPolicy.mode: \"x\": unknown": func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "x"} },
+		"linux.memoryPolicy.flags: \"x\": unknown": func(s *specs.Spec) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Flags: []specs.MemoryPolicyFlagType{"x"}}
+		},
+		"linux.memoryPolicy.nodes: \"3-1\": want a list such as 0-3,7": func(s *specs.Spec) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "3-1"}
+		},
 		"process.commandLine: not supported":       func(s *specs.Spec) { s.Process.CommandLine = "x" },
 		"process.user.username: not supported":     func(s *specs.Spec) { s.Process.User.Username = "x" },
 		"process.args: missing":                    func(s *specs.Spec) { s.Process.Args = nil },

@@ -15,6 +15,7 @@
 //	masks.go        linux.maskedPaths, linux.readonlyPaths, linux.sysctl
 //	terminal.go     process.terminal
 //	process.go      process: what runs, where, with which limits
+//	scheduling.go   process.scheduler and its like, linux.personality, linux.memoryPolicy
 //	identity.go     process.user, process.capabilities, seccomp
 //	resources.go    linux.resources
 //

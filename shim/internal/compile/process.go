@@ -34,6 +34,13 @@ func (b *builder) process() error {
 			return err
 		}
 	}
+	for _, step := range []func() error{
+		b.scheduler, func() error { return b.affinity("final") }, b.personality, b.memoryPolicy,
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
 	b.ownTerminal()
 	// Everything but stdio and the gate goes, and the master that waits
 	// there: no descriptor of a directory may serve as a way out of the

@@ -1,8 +1,6 @@
 package compile
 
 import (
-	"encoding/binary"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/program"
@@ -27,10 +25,11 @@ func (b *builder) terminal() error {
 	b.call(step, unix.SYS_IOCTL, program.From(slotMaster), program.Named(unix.TIOCGPTPEER, "TIOCGPTPEER"),
 		program.Named(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, "O_RDWR|O_NOCTTY|O_CLOEXEC")).Out = slotSlave
 	if size := b.proc.ConsoleSize; size != nil {
-		ws := binary.LittleEndian.AppendUint16(nil, uint16(size.Height))
-		ws = binary.LittleEndian.AppendUint16(ws, uint16(size.Width))
-		b.call("set the terminal's size", unix.SYS_IOCTL, program.From(slotSlave),
-			program.Named(unix.TIOCSWINSZ, "TIOCSWINSZ"), program.Bytes(append(ws, 0, 0, 0, 0), "{size}"))
+		ws, err := consoleSize(size)
+		if err != nil {
+			return err
+		}
+		b.call("set the terminal's size", unix.SYS_IOCTL, program.From(slotSlave), program.Named(unix.TIOCSWINSZ, "TIOCSWINSZ"), ws)
 	}
 	for fd := range 3 {
 		b.call(step, unix.SYS_DUP3, program.From(slotSlave), program.Int(fd), program.Int(0))

@@ -41,8 +41,6 @@ func supported(spec *specs.Spec) error {
 		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{l.MountLabel != "", "linux.mountLabel"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
-		{l.MemoryPolicy != nil, "linux.memoryPolicy"},
-		{l.Personality != nil, "linux.personality"},
 	}
 	for _, r := range refused {
 		if r.set {
@@ -64,9 +62,6 @@ func supportedProcess(field string, p *specs.Process) error {
 		{p.CommandLine != "", "commandLine"},
 		{p.User.Username != "", "user.username"},
 		{p.SelinuxLabel != "", "selinuxLabel"},
-		{p.Scheduler != nil, "scheduler"},
-		{p.IOPriority != nil, "ioPriority"},
-		{p.ExecCPUAffinity != nil, "execCPUAffinity"},
 	}
 	for _, r := range refused {
 		if r.set {

@@ -123,7 +123,10 @@ func (b *builder) userNamespace(i int) error {
 // hostOnly is what takes capabilities of the host: to raise a limit is
 // CAP_SYS_RESOURCE, getrlimit(2).
 func (b *builder) hostOnly() error {
-	return b.rlimits()
+	if err := b.rlimits(); err != nil {
+		return err
+	}
+	return b.ioPriority()
 }
 
 // fork has a child born in the new namespaces: one is never in a new pid namespace

@@ -102,6 +102,11 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, pid
 			return err
 		}
 	}
+	if s := plan.Scheduler; s != nil {
+		if err := unix.SchedSetAttr(proc.Pid, &s.Attr, 0); err != nil {
+			return fmt.Errorf("process.scheduler: %s: %w", s.Name, err)
+		}
+	}
 	if p.spec.Terminal {
 		if err := takeConsole(io, proc.Received); err != nil {
 			return err

@@ -62,6 +62,16 @@ type Plan struct {
 	// OOMScoreAdj is written to /proc/PID/oom_score_adj before the gate
 	// opens, nil leaves the shim's own. proc_pid_oom_score_adj(5).
 	OOMScoreAdj *int
+
+	// Scheduler is set by the shim before the gate opens, nil leaves the
+	// shim's own.
+	Scheduler *Scheduler
+}
+
+// Scheduler is a scheduling policy with its parameters: sched_setattr(2).
+type Scheduler struct {
+	Name string // of the policy
+	Attr unix.SchedAttr
 }
 
 // FileKind tells how the shim comes by a File.
@@ -174,6 +184,10 @@ func (p *Plan) String() string {
 	}
 	if p.OOMScoreAdj != nil {
 		fmt.Fprintf(&b, "oom     oom_score_adj = %d\n", *p.OOMScoreAdj)
+	}
+	if s := p.Scheduler; s != nil {
+		fmt.Fprintf(&b, "sched   %s flags=%#x nice=%d priority=%d runtime=%d deadline=%d period=%d\n",
+			s.Name, s.Attr.Flags, s.Attr.Nice, s.Attr.Priority, s.Attr.Runtime, s.Attr.Deadline, s.Attr.Period)
 	}
 	if p.PIDNamespace != "" {
 		fmt.Fprintf(&b, "pid     born in the pid namespace %s\n", p.PIDNamespace)

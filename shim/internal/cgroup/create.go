@@ -201,7 +201,7 @@ func (g *Group) enable(at int, name string, need []string) error {
 			if g.refused == nil {
 				g.refused = map[string]error{}
 			}
-			g.refused[c] = fmt.Errorf("cgroup %s: %w", name, err)
+			g.refused[c] = whyNotEnabled(name, err)
 		}
 	}
 	return nil

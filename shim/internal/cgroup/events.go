@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,10 +88,31 @@ func (g *Group) Thaw(ctx context.Context) error {
 // those that are being forked included (cgroup.kill, Linux 5.14). Frozen ones
 // die too. It does not wait. A cgroup that is gone has none.
 func (g *Group) Kill() error {
-	if err := g.write("cgroup.kill", "1"); err != nil && !gone(err) {
+	err := g.write("cgroup.kill", "1")
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = g.killThreaded()
+	}
+	if err != nil && !gone(err) {
 		return g.err("kill", err)
 	}
 	return nil
+}
+
+// killThreaded is for a cgroup that its processes have made threaded, where
+// they see a cgroup file system without nsdelegate: the kernel refuses
+// cgroup.kill there. They are frozen first, so that none forks meanwhile.
+func (g *Group) killThreaded() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	// One that does not freeze is killed all the same.
+	_ = g.Freeze(ctx)
+	pids, err := g.Pids()
+	for _, pid := range pids {
+		if kerr := unix.Kill(pid, unix.SIGKILL); kerr != nil && !errors.Is(kerr, unix.ESRCH) {
+			err = errors.Join(err, os.NewSyscallError("kill", kerr))
+		}
+	}
+	return errors.Join(err, g.write("cgroup.freeze", "0"))
 }
 
 // stuck describes the processes that keep the cgroup populated: in state D

@@ -23,6 +23,9 @@ func (g *Group) Pids() ([]int, error) {
 	}
 	defer unix.Close(top)
 	pids, err := procs(top, nil)
+	if err == nil && len(pids) == 0 {
+		pids, err = threads(top)
+	}
 	if err != nil {
 		return nil, g.err("pids", err)
 	}
@@ -55,6 +58,27 @@ func procs(dir int, pids []int) ([]int, error) {
 	for s := range strings.FieldsSeq(string(b)) {
 		// 0 is a process that our pid namespace does not know.
 		if pid, err := strconv.Atoi(s); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// threads are the processes that have threads in a threaded cgroup, which has
+// no list of them. In other cgroups they are those that procs finds.
+func threads(dir int) (pids []int, err error) {
+	b, err := readFile(dir, "cgroup.threads")
+	if err != nil {
+		return nil, err
+	}
+	for tid := range strings.FieldsSeq(string(b)) {
+		status, err := os.ReadFile("/proc/" + tid + "/status")
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := strings.Cut(string(status), "\nTgid:\t")
+		tgid, _, _ := strings.Cut(rest, "\n")
+		if pid, err := strconv.Atoi(tgid); err == nil {
 			pids = append(pids, pid)
 		}
 	}

@@ -86,7 +86,7 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, pid
 		proc, err = p.startBesideInit(ctx, cmd)
 	}
 	if err != nil {
-		return err
+		return p.container.group.Refused(err)
 	}
 	undo.add(proc.Abandon)
 	if plan.Waits {

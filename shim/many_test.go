@@ -1,0 +1,64 @@
+package shim
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+)
+
+// TestMany makes containers one after the other, and some at once: after all of
+// them nothing is left, neither a cgroup nor a descriptor. MINI_TEST_MANY is how
+// many.
+func TestMany(t *testing.T) {
+	many := 100
+	if n, err := strconv.Atoi(os.Getenv("MINI_TEST_MANY")); err == nil {
+		many = n
+	}
+	r := newRig(t)
+	for i := range many / 2 {
+		id := fmt.Sprintf("c%d", i)
+		r.run(id, "true")
+		r.wait(id)
+		r.remove(id)
+		if err := os.RemoveAll(r.dir + "/bundle-" + id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// These have children, and cgroups of their own below the container's.
+	const atOnce = 10
+	for i := 0; i < many-many/2; i += atOnce {
+		var all sync.WaitGroup
+		for k := range atOnce {
+			id := fmt.Sprintf("p%d", i+k)
+			spec := r.spec("sh", "-c", "sleep 1000 & sleep 1000 & wait")
+			spec.Linux.CgroupsPath += "/" + id
+			request := r.request(id, spec)
+			all.Go(func() {
+				_, err := r.client.Create(t.Context(), request)
+				if err == nil {
+					_, err = r.client.Start(t.Context(), &task.StartRequest{ID: id})
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		for k := range atOnce {
+			id := fmt.Sprintf("p%d", i+k)
+			below := cgroupRoot() + r.spec().Linux.CgroupsPath + "/" + id + "/below/it"
+			if err := os.MkdirAll(below, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			r.remove(id)
+			if err := os.RemoveAll(r.dir + "/bundle-" + id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r.assertClean()
+}

@@ -135,6 +135,9 @@ type kubelet struct {
 	runtime cri.RuntimeServiceClient
 	logs    string
 	pod     *cri.PodSandboxConfig
+
+	parent    string                       // of the pod's cgroups
+	resources *cri.LinuxContainerResources // of the containers to come
 }
 
 // startCRI starts a containerd with the CRI plugin, whose only runtime handler is mini.
@@ -151,7 +154,11 @@ func startCRI(t *testing.T, version string) *kubelet {
 	t.Cleanup(func() { conn.Close() })
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	c := &kubelet{d: d, ctx: ctx, runtime: cri.NewRuntimeServiceClient(conn), logs: filepath.Join(dir, "logs")}
+	c := &kubelet{
+		d: d, ctx: ctx, runtime: cri.NewRuntimeServiceClient(conn), logs: filepath.Join(dir, "logs"), parent: "/" + d.Namespace,
+		// What a kubelet asks for in every container.
+		resources: &cri.LinuxContainerResources{CpuShares: 512, OomScoreAdj: 500},
+	}
 	status, err := c.runtime.Status(ctx, &cri.StatusRequest{})
 	must(t, err)
 	for _, condition := range status.Status.Conditions {
@@ -230,7 +237,7 @@ func (c *kubelet) runPod(t *testing.T, name string) string {
 		Hostname:     name,
 		LogDirectory: c.logs,
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent: "/" + c.d.Namespace,
+			CgroupParent: c.parent,
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
 			},
@@ -250,7 +257,7 @@ func (c *kubelet) removePod(t *testing.T, id string) {
 	must(t, err)
 }
 
-// create makes a container with what a kubelet asks for in every one: shares of the processor.
+// create makes a container.
 func (c *kubelet) create(t *testing.T, sandbox, name, script string) string {
 	t.Helper()
 	reply, err := c.runtime.CreateContainer(c.ctx, &cri.CreateContainerRequest{
@@ -262,7 +269,7 @@ func (c *kubelet) create(t *testing.T, sandbox, name, script string) string {
 			Command:  []string{"sh", "-c", script},
 			LogPath:  name + ".log",
 			Linux: &cri.LinuxContainerConfig{
-				Resources: &cri.LinuxContainerResources{CpuShares: 512, OomScoreAdj: 500},
+				Resources: c.resources,
 				SecurityContext: &cri.LinuxContainerSecurityContext{
 					NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
 					Seccomp:          &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},

@@ -101,6 +101,14 @@ skip:
 
 failed:
 	NEGQ AX
+	CMPL AX, $AGAIN
+	JNE  answers
+	BTL  $FLAG_RETRY, BX
+	JCC  answers
+	INCL RETRIES(R12)
+	CMPL RETRIES(R12), $MAX_RETRIES
+	JLS  next
+answers:
 	MOVL OP_ANSWERS(R13), DX
 answer:
 	TESTB DL, DL

@@ -93,6 +93,16 @@ skip:
 
 failed:
 	NEG  R0, R0
+	CMP  $AGAIN, R0
+	BNE  answers
+	TBZ  $FLAG_RETRY, R23, answers
+	MOVWU RETRIES(R19), R9
+	ADD  $1, R9, R9
+	MOVW R9, RETRIES(R19)
+	MOVD $MAX_RETRIES, R10
+	CMP  R10, R9
+	BLS  next
+answers:
 	MOVWU OP_ANSWERS(R20), R9
 answer:
 	AND  $0xff, R9, R10

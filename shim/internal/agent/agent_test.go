@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -72,7 +73,7 @@ func startCommand(t *testing.T, cmd Command) (*Process, *os.File, error) {
 	}
 	defer null.Close()
 	cmd.Stdio = [3]uintptr{null.Fd(), w.Fd(), w.Fd()}
-	cmd.Cgroup, cmd.PIDNamespace = int(cg.Fd()), -1
+	cmd.Cgroup = int(cg.Fd())
 	p, err := a.Start(t.Context(), cmd)
 	return p, r, err
 }
@@ -163,5 +164,49 @@ func TestBigImage(t *testing.T) {
 	n, _ := r.Read(out)
 	if ws, err := p.Wait(); err != nil || ws != 0 || string(out[:n]) != "10\n" {
 		t.Fatalf("%v %v %q", ws, err, out[:n])
+	}
+}
+
+// TestRetry: renames elsewhere keep openat2(2) from telling where ".." leads; it is
+// asked again.
+func TestRetry(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	for _, name := range []string{a, b} {
+		if err := os.Mkdir(name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	defer func() { close(done); <-ended }()
+	how := make([]byte, 24) // struct open_how: O_PATH, 0, RESOLVE_IN_ROOT
+	binary.LittleEndian.PutUint64(how, unix.O_PATH)
+	binary.LittleEndian.PutUint64(how[16:], unix.RESOLVE_IN_ROOT)
+	var ops []program.Op
+	for range 1000 {
+		ops = append(ops,
+			program.Op{
+				Nr: unix.SYS_OPENAT2, Step: "look up", Out: 9,
+				Args: []program.Arg{program.Int(unix.AT_FDCWD), program.Str(strings.Repeat("../", 1000) + "."), program.Bytes(how, "how"), program.Int(len(how))},
+			},
+			program.Op{Nr: unix.SYS_CLOSE, Args: []program.Arg{program.From(9)}})
+	}
+	p, _, err := start(t, append(ops, gate...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Abandon(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process that forks has joined a user namespace, which only a process with a
-// single thread can (setns(2)), and has its child born in the other namespaces,
-// which then belong to that one. It says who its child is, and ends.
+// A process that forks has joined a pid namespace, into which one can only be born
+// (setns(2)); or it has joined a user namespace, which only a process with a single
+// thread can, and has its child born in the other namespaces, which then belong to
+// that one. It says who its child is, and ends.
 
 // arriveForked is arrive for a process that forks: its child stands at the gate.
 func (p *Process) arriveForked() error {

@@ -9,6 +9,7 @@
 #define LENGTH 0
 #define REPORT 8
 #define ARGS 16
+#define RETRIES 504
 #define OPS 512
 
 // Offsets in an op, and its size as a shift.
@@ -24,3 +25,8 @@
 #define SOCKET 3
 #define LET 0xffff
 #define FLAG_EOF 6
+#define FLAG_RETRY 7
+
+// EAGAIN, and how often a Program may get it from calls that are tried again.
+#define AGAIN 11
+#define MAX_RETRIES 0x4000

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -36,10 +35,6 @@ type Command struct {
 	// Listener gets the listener of the process's seccomp filter, if that has
 	// one, before execve(2). It may not keep it.
 	Listener func(pid int, listener *os.File) error
-
-	// PIDNamespace, where not negative, is an nsfs descriptor or a pidfd:
-	// the process is born in that pid namespace.
-	PIDNamespace int
 }
 
 // Process is a child of the shim, by pidfd: it cannot be mistaken for another
@@ -157,16 +152,8 @@ func (a *Agent) clone(c *Command, p *Process, sock int) error {
 	// The agent's own descriptor is one of the list, so that ForkExec
 	// cannot put another file over it before it is executed.
 	path := fmt.Sprintf("/proc/self/fd/%d", program.FdAgent)
-	err := c.inPIDNamespace(func() (err error) {
-		p.Pid, err = syscall.ForkExec(path, nil, attr)
-		return err
-	})
-	if err != nil {
-		if p.Pid > 0 {
-			// Made, but the thread could not go back: undo.
-			p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
-			err = errors.Join(err, p.abandon())
-		}
+	var err error
+	if p.Pid, err = syscall.ForkExec(path, nil, attr); err != nil {
 		return fmt.Errorf("clone: %w", err)
 	}
 	// A pidfd with O_NONBLOCK makes waitid(2) answer EAGAIN instead of
@@ -180,37 +167,6 @@ func (a *Agent) clone(c *Command, p *Process, sock int) error {
 		p.parent = p.Pid
 	}
 	return nil
-}
-
-// inPIDNamespace calls clone where its child is born into c.PIDNamespace: a
-// child inherits what its thread has.
-func (c *Command) inPIDNamespace(clone func() error) error {
-	if c.PIDNamespace < 0 {
-		return clone()
-	}
-	// pid_namespaces(7): setns changes where children are born, for this
-	// thread alone.
-	runtime.LockOSThread()
-	own, err := unix.Open("/proc/thread-self/ns/pid_for_children", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("own pid namespace: %w", err)
-	}
-	defer unix.Close(own)
-	//nolint:forbidigo // the thread is locked, and set back below
-	if err := unix.Setns(c.PIDNamespace, unix.CLONE_NEWPID); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("join pid namespace: %w", err)
-	}
-	err = clone()
-	//nolint:forbidigo // sets the locked thread back
-	if back := unix.Setns(own, unix.CLONE_NEWPID); back != nil {
-		// The thread stays locked, and dies with its goroutine: no
-		// other may run on it.
-		return errors.Join(err, fmt.Errorf("leave pid namespace: %w", back))
-	}
-	runtime.UnlockOSThread()
-	return err
 }
 
 // begin sends the image and waits for the gate.

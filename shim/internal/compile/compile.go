@@ -66,6 +66,7 @@ type builder struct {
 
 	idmaps   *program.IDMaps // of the container's user namespace, if known
 	newFlags uintptr         // the namespaces that are made
+	joinsPID bool            // a pid namespace is joined
 	more     program.Slot    // the next that is free
 	early    map[int]program.Slot
 }
@@ -91,6 +92,7 @@ func Container(spec *specs.Spec, opt Options) (*program.Plan, error) {
 		b.mappings,
 		b.namespaces,
 		b.root,
+		b.enterSharedPID,
 		b.mounts,
 		b.devices,
 		b.setUp,

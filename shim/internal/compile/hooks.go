@@ -68,6 +68,7 @@ func CreateContainerHook(spec *specs.Spec, h *specs.Hook) (*program.Plan, error)
 	if err := b.joinContainer(); err != nil {
 		return nil, err
 	}
+	b.enterPID()
 	b.plan.Ops[indexCloseRange].Args[0] = program.Int(program.FdFiles + len(b.plan.Files))
 	b.call("start a session", unix.SYS_SETSID)
 	b.call("", unix.SYS_UMASK, program.Named(0o022, "022"))

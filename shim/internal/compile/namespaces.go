@@ -68,7 +68,8 @@ func (b *builder) namespaces() error {
 			// Its processes would find their root pivoted away.
 			return unsupported(field + ".path: an existing mount namespace")
 		case ns.Type == specs.PIDNamespace:
-			b.plan.PIDNamespace = ns.Path
+			b.joinsPID = true
+			fallthrough
 		default:
 			b.join(string(ns.Type), b.addFile(program.FileNamespace, ns.Path, field+".path"), ns.Path, flag)
 		}
@@ -82,6 +83,28 @@ func (b *builder) namespaces() error {
 		return b.userNamespace(user)
 	}
 	b.plan.Cloneflags = b.newFlags
+	if b.joinsPID && b.plan.Waits {
+		// Hooks want to see the process that it will be.
+		b.enterPID()
+	}
+	return nil
+}
+
+// enterPID has a child born in the pid namespace that was joined: setns(2) moves
+// only children there. Its other processes see it, and one with CAP_SYS_PTRACE is
+// let into its root and its memory. So an exec does this when it is no more than
+// they are, but for its filter; and a container that is made, which needs an
+// instance of proc from in there, when nothing of the host can be seen any more
+// (CVE-2016-9962).
+func (b *builder) enterPID() {
+	if b.joinsPID && !b.plan.Forks {
+		b.fork("enter the pid namespace", 0)
+	}
+}
+
+// enterSharedPID does so after the root of the host has gone.
+func (b *builder) enterSharedPID() error {
+	b.enterPID()
 	return nil
 }
 
@@ -130,15 +153,13 @@ func (b *builder) newNamespace(t specs.LinuxNamespaceType) bool {
 }
 
 // joinContainer enters the namespaces of the container by its init's pidfd, in
-// one call: setns(2), Linux 5.8. The pid namespace is the shim's part: a
-// process can only be born into one.
+// one call: setns(2), Linux 5.8. Into the pid namespace one can only be born.
 func (b *builder) joinContainer() error {
 	var flags uintptr
 	for _, ns := range b.spec.Linux.Namespaces {
-		if ns.Type != specs.PIDNamespace {
-			flags |= namespaceFlags[ns.Type]
-		}
+		flags |= namespaceFlags[ns.Type]
 	}
+	b.joinsPID = flags&unix.CLONE_NEWPID != 0
 	if b.hasNamespace(specs.UserNamespace) {
 		if err := b.hostOnly(); err != nil {
 			return err

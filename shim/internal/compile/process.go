@@ -17,9 +17,11 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // process is the last part of every Program: from a place in the right
 // namespaces to execve(2).
 //
-//	session, terminal, limits     still with all capabilities
+//	keyring, terminal, limits     still with all capabilities
 //	working directory
 //	identity                      ids, capabilities
+//	pid namespace                 of a container that runs: to be seen there
+//	session
 //	is there something to run     so that Create fails, not Start
 //	--- gate ---
 //	seccomp                       binds nothing but what follows
@@ -28,7 +30,7 @@ func (b *builder) process() error {
 	if err := b.checkProcess(); err != nil {
 		return err
 	}
-	b.session()
+	b.keyring()
 	if !b.hasNamespace(specs.UserNamespace) {
 		if err := b.hostOnly(); err != nil {
 			return err
@@ -59,6 +61,8 @@ func (b *builder) process() error {
 	if err != nil {
 		return err
 	}
+	b.enterPID()
+	b.session()
 	b.cwdAsUser()
 	paths := b.lookup()
 	// Not later: a profile may know nothing of close_range(2).
@@ -98,14 +102,18 @@ func (b *builder) checkProcess() error {
 	return nil
 }
 
-// session makes the process the leader of a session, with its terminal, and
-// gives it the container's session keyring, by name: session-keyring(7).
-// Without it an exec too would hold the shim's, and with that the host's keys.
+// session makes the process the leader of a session, with its terminal.
 func (b *builder) session() {
 	b.call("start a session", unix.SYS_SETSID)
 	if b.proc.Terminal {
 		b.call("take the terminal", unix.SYS_IOCTL, program.Int(0), program.Named(unix.TIOCSCTTY, "TIOCSCTTY"), program.Int(0))
 	}
+}
+
+// keyring gives the process the container's session keyring, by name:
+// session-keyring(7). Without it an exec too would hold the shim's, and with that
+// the host's keys.
+func (b *builder) keyring() {
 	b.call("join a session keyring", unix.SYS_KEYCTL,
 		program.Named(unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"), program.Str("_ses."+b.opt.ID)).
 		Answers = []unix.Errno{unix.ENOSYS, unix.EPERM}

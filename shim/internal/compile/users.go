@@ -111,8 +111,10 @@ func (b *builder) userNamespace(i int) error {
 		return err
 	}
 	b.join("user", fd, path, unix.CLONE_NEWUSER)
-	if b.newFlags&unix.CLONE_NEWPID != 0 {
-		b.fork()
+	if b.newFlags&unix.CLONE_NEWPID != 0 || b.joinsPID {
+		// Not later, as in enterPID: the instance of proc is made below. What
+		// can be seen of the host here is what the user namespace may see.
+		b.fork("make the container's namespaces", b.newFlags)
 	} else {
 		b.call("make the container's namespaces", unix.SYS_UNSHARE, flagsArg(b.newFlags))
 	}
@@ -129,16 +131,16 @@ func (b *builder) hostOnly() error {
 	return b.ioPriority()
 }
 
-// fork has a child born in the new namespaces: one is never in a new pid namespace
-// oneself. The shim is its parent, too; it learns who it is by its pidfd.
-func (b *builder) fork() {
-	const step = "make the container's namespaces"
+// fork has a child born in new namespaces, and in the pid namespace that was
+// joined: one is never in another pid namespace oneself. The shim is its parent,
+// too; it learns who it is by its pidfd.
+func (b *builder) fork(step string, newFlags uintptr) {
 	b.plan.Forks = true
-	flags := unix.CLONE_PARENT | b.newFlags
+	flags := unix.CLONE_PARENT | newFlags
 	zero := program.Int(0)
 	// struct clone_args: clone(2). With CLONE_PARENT the signal at its end
 	// is that of its parent.
-	args := program.Vec("{CLONE_PARENT|"+strings.Join(program.NamespaceFlags(b.newFlags), "|")+"}",
+	args := program.Vec("{"+strings.Join(append([]string{"CLONE_PARENT"}, program.NamespaceFlags(newFlags)...), "|")+"}",
 		program.Int(flags), zero, zero, zero, zero, zero, zero, zero)
 	b.call(step, unix.SYS_CLONE3, args, program.Int(8*8)).Out = slotForkPid
 	// There is no pid 0: that is the child.

@@ -125,15 +125,8 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 	if err := c.makeGroup(ctx, plan, &undo); err != nil {
 		return nil, err
 	}
-	pidns := -1
-	if plan.PIDNamespace != "" {
-		if pidns, err = openNamespace(plan.PIDNamespace); err != nil {
-			return nil, fmt.Errorf("linux.namespaces: pid: %w", err)
-		}
-		defer unix.Close(pidns)
-	}
 	c.init = newProcess(c, "", cfg.Spec.Process, cfg.Stdio)
-	if err := c.init.make(ctx, plan, files, pidns); err != nil {
+	if err := c.init.make(ctx, plan, files); err != nil {
 		return nil, err
 	}
 	if plan.Scope != nil {

@@ -17,10 +17,7 @@ import (
 // megabyte.
 func home(root int, uid uint32) string {
 	// First what it is, then open it: opening a device may do things.
-	fd, err := unix.Openat2(root, "etc/passwd", &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openInRoot(root, "etc/passwd")
 	if err != nil {
 		return "/"
 	}
@@ -45,6 +42,23 @@ func home(root int, uid uint32) string {
 		}
 	}
 	return "/"
+}
+
+// openInRoot opens a path as a process of the container would, to look at. Where a
+// rename or a mount, anywhere, comes between, the kernel cannot tell where ".."
+// leads, and says EAGAIN: openat2(2).
+func openInRoot(root int, path string) (fd int, err error) {
+	const tries = 1000
+	for range tries {
+		fd, err = unix.Openat2(root, path, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		if err != unix.EAGAIN && err != unix.EINTR {
+			break
+		}
+	}
+	return fd, err
 }
 
 // homeIn is home in a running process's root.

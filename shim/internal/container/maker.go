@@ -74,7 +74,7 @@ func (m *maker) make(flag uintptr, name string, finish func(proc string) error) 
 	defer unix.Close(null)
 	plan := compile.MakeNamespace(flag)
 	p, err := m.agent.Start(m.ctx, agent.Command{
-		Program: &plan.Program, Stdio: [3]uintptr{uintptr(null), uintptr(null), uintptr(null)}, Cgroup: -1, PIDNamespace: -1,
+		Program: &plan.Program, Stdio: [3]uintptr{uintptr(null), uintptr(null), uintptr(null)}, Cgroup: -1,
 	})
 	if err != nil {
 		return -1, err

@@ -59,7 +59,7 @@ func newProcess(c *Container, execID string, spec *specs.Process, cfg stdio.Conf
 
 // make opens the streams and makes the process, up to its gate. After an error
 // nothing is left.
-func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, pidns int) (err error) {
+func (p *Process) make(ctx context.Context, plan *program.Plan, files []int) (err error) {
 	var undo cleanup
 	defer func() { err = undo.unless(err) }()
 	io, err := stdio.Open(ctx, p.stdioCfg)
@@ -69,8 +69,10 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, pid
 	undo.add(io.Close)
 	cmd := agent.Command{
 		Program: &plan.Program, Cloneflags: plan.Cloneflags,
-		Cgroup: p.container.group.FD(), PIDNamespace: pidns, Forks: plan.Forks,
-		Listener: p.sendListener,
+		Cgroup: p.container.group.FD(), Forks: plan.Forks,
+	}
+	if plan.Filter != nil && plan.Filter.Out != 0 {
+		cmd.Listener = p.sendListener
 	}
 	for i, f := range io.Child() {
 		cmd.Stdio[i] = f.Fd()
@@ -236,11 +238,7 @@ func (p *Process) makeExec(ctx context.Context) error {
 			return err
 		}
 		defer closeAll(files)
-		pidns := -1
-		if c.hasPIDNamespace() {
-			pidns = pidfd
-		}
-		return p.make(ctx, plan, files, pidns)
+		return p.make(ctx, plan, files)
 	})
 	if errors.Is(err, os.ErrProcessDone) {
 		return errStopped(c.cfg.ID)
@@ -254,15 +252,6 @@ func (p *Process) makeExec(ctx context.Context) error {
 
 func errStopped(id string) error {
 	return fmt.Errorf("container %s has stopped: %w", id, errdefs.ErrFailedPrecondition)
-}
-
-func (c *Container) hasPIDNamespace() bool {
-	for _, ns := range c.cfg.Spec.Linux.Namespaces {
-		if ns.Type == specs.PIDNamespace {
-			return true
-		}
-	}
-	return false
 }
 
 // wait waits for the end of the process and sees it through.

@@ -3,6 +3,8 @@ package program
 import (
 	"encoding/binary"
 	"fmt"
+
+	"golang.org/x/sys/unix"
 )
 
 // Layout of an image in the agent's memory; agent/layout.h says the same.
@@ -10,12 +12,15 @@ const (
 	Base     = 0x10000000 // where the image is, in the agent
 	MaxImage = 0x1000000  // bytes
 
-	slotsAt  = 64
-	opsAt    = 512
-	opSize   = 64
-	argsAt   = 16
-	flagEOF  = 1 << 6
-	numSlots = (opsAt - slotsAt) / 8
+	slotsAt = 64
+	opsAt   = 512
+	opSize  = 64
+	argsAt  = 16
+	flagEOF = 1 << 6
+	// flagRetry tries a call again that says EAGAIN, some thousand times in
+	// a Program.
+	flagRetry = 1 << 7
+	numSlots  = (opsAt-slotsAt)/8 - 1 // the last counts retries
 )
 
 // Encode lays the Program out for the agent: a header with the slots, the ops,
@@ -55,6 +60,11 @@ func (e *encoder) op(at int, o *Op) {
 	flags := uint16(0)
 	if o.EOF {
 		flags |= flagEOF
+	}
+	if o.Nr == unix.SYS_OPENAT2 {
+		// Where a rename or a mount, anywhere, comes between, the kernel
+		// cannot tell where ".." leads: openat2(2).
+		flags |= flagRetry
 	}
 	for i, a := range o.Args {
 		if a.kind == argSlot {

@@ -32,17 +32,14 @@ type Plan struct {
 	// Cloneflags are the CLONE_NEW* flags of clone3(2).
 	Cloneflags uintptr
 
-	// Forks says that the process forks once, to be born in a user
-	// namespace that it has joined: its child is the one to go on with.
+	// Forks says that the process forks once, to be born in a pid namespace
+	// that it has joined, or in namespaces that belong to a user namespace
+	// that it has joined: its child is the one to go on with.
 	Forks bool
 
 	// Waits says that there is one more gate, before the one at the end: there
 	// the shim runs the hooks that belong to the creation.
 	Waits bool
-
-	// PIDNamespace, where not empty, is the path of the pid namespace that
-	// the process is cloned into: setns(2) moves only children there.
-	PIDNamespace string
 
 	// Files are opened by the shim, in the host's namespaces, and handed
 	// over as FdFiles and up.
@@ -188,9 +185,6 @@ func (p *Plan) String() string {
 	if s := p.Scheduler; s != nil {
 		fmt.Fprintf(&b, "sched   %s flags=%#x nice=%d priority=%d runtime=%d deadline=%d period=%d\n",
 			s.Name, s.Attr.Flags, s.Attr.Nice, s.Attr.Priority, s.Attr.Runtime, s.Attr.Deadline, s.Attr.Period)
-	}
-	if p.PIDNamespace != "" {
-		fmt.Fprintf(&b, "pid     born in the pid namespace %s\n", p.PIDNamespace)
 	}
 	fmt.Fprintf(&b, "clone   %s\n", cloneText(p.Cloneflags))
 	b.WriteString(p.Program.String())

@@ -96,6 +96,8 @@ func (o *Op) validate(left int) error {
 		return fmt.Errorf("%d arguments, a system call has 6", len(o.Args))
 	case len(o.Answers) > MaxAnswers:
 		return fmt.Errorf("%d answers, at most %d", len(o.Answers), MaxAnswers)
+	case o.Out >= numSlots:
+		return fmt.Errorf("slot %d: there are %d", o.Out, numSlots)
 	case o.Then < 0 || o.Else < 0 || o.Then > MaxSkip || o.Else > MaxSkip:
 		return errors.New("jump out of range")
 	case o.Then > left || (len(o.Answers) > 0 && o.Else > left):

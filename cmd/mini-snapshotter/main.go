@@ -36,6 +36,11 @@ func run(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
+	traced, flush, err := tracing(ctx)
+	if err != nil {
+		return err
+	}
+	defer flush()
 	// The root first: it is what only one process may have. Then a socket that answers to nobody
 	// can only be one that was left behind.
 	s, err := snapshotter.Open(c)
@@ -52,7 +57,7 @@ func run(args []string) error {
 			return fmt.Errorf("metrics: %w", err)
 		}
 	}
-	server := snapshotter.NewServer(s)
+	server := snapshotter.NewServer(s, traced...)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(l) }()
 	slog.Info("serving", "address", l.Addr(), "root", c.Root, "fs", s.Features().FileSystem)

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +13,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // TestMain is the command itself when it is asked to be.
@@ -122,6 +130,40 @@ func TestSocketActivation(t *testing.T) {
 	}
 }
 
+// What the standard variables name is told of requests; without them nobody is.
+func TestTracing(t *testing.T) {
+	needRoot(t)
+	spans := make(chan string, 10)
+	collector := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		spans <- r.URL.Path + " " + string(body)
+	}))
+	defer collector.Close()
+	dir := t.TempDir()
+	cmd := command("--root", dir+"/root", "--address", dir+"/s", "--log-level", "warn")
+	cmd.Env = append(cmd.Env, "OTEL_EXPORTER_OTLP_ENDPOINT="+collector.URL)
+	start(t, cmd)
+	conn, err := grpc.NewClient("unix://"+dir+"/s", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	must(t, err)
+	defer conn.Close()
+	_, err = proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "mini").Stat(t.Context(), "none")
+	if !errdefs.IsNotFound(err) {
+		t.Fatal(err)
+	}
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	must(t, cmd.Wait())
+	select {
+	case got := <-spans:
+		for _, want := range []string{"/v1/traces ", "mini-snapshotter", "Snapshots/Stat"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("no %q in %q", want, got)
+			}
+		}
+	default:
+		t.Error("no span came")
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "bad.toml")
@@ -133,8 +175,14 @@ func TestRefusals(t *testing.T) {
 		{"--root relative --address " + dir + "/s", "not an absolute path"},
 		{"--root " + dir + "/a:b --address " + dir + "/s", "colon"},
 		{"stray", "unknown argument"},
+		{"OTEL_TRACES_EXPORTER=zipkin", "want otlp"},
 	} {
-		out, err := command(strings.Fields(test.args)...).CombinedOutput()
+		cmd := command(strings.Fields(test.args)...)
+		if strings.HasPrefix(test.args, "OTEL_") {
+			cmd = command()
+			cmd.Env = append(cmd.Env, test.args)
+		}
+		out, err := cmd.CombinedOutput()
 		if err == nil || !strings.Contains(string(out), test.want) {
 			t.Errorf("%s: %v: %s", test.args, err, out)
 		}

@@ -162,40 +162,40 @@ func TestGuestSwap(t *testing.T) {
 	throwaway(t)
 	d := shared(t, "2.4")
 	file := filepath.Join(t.TempDir(), "swap")
-	run(t, "dd", "if=/dev/zero", "of="+file, "bs=1M", "count=200")
+	run(t, "dd", "if=/dev/zero", "of="+file, "bs=1M", "count=128")
 	run(t, "mkswap", file)
 	must(t, os.Chmod(file, 0o600))
 	run(t, "swapon", file)
 	t.Cleanup(func() { run(t, "swapoff", file) })
 
-	limit, both := int64(32*mebi), int64(160*mebi)
+	limit, both := int64(32*mebi), int64(64*mebi)
 	task := start(t, d, "swaps", limited(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &both}}), sleeper())
 	if got, want := group(t, d, "swaps", "memory.swap.max"), fmt.Sprint(both-limit); got != want {
 		t.Errorf("memory.swap.max is %s, want what is beyond the memory, %s", got, want)
 	}
-	if status, out := command(t, d, task, "fits", "", full(80)...); status != 0 {
-		t.Errorf("80 MiB do not fit into 32 of memory and 128 of swap: status %d: %s", status, out)
+	if status, out := command(t, d, task, "fits", "", full(48)...); status != 0 {
+		t.Errorf("48 MiB do not fit into 32 of memory and 32 of swap: status %d: %s", status, out)
 	}
-	if m := measure(t, d, task).Memory; m.GetSwapMaxUsage() < 40*mebi || m.GetSwapLimit() != 128*mebi {
+	if m := measure(t, d, task).Memory; m.GetSwapMaxUsage() < 12*mebi || m.GetSwapLimit() != 32*mebi {
 		t.Errorf("measured: %v", m)
 	}
-	if status, _ := command(t, d, task, "more", "", full(250)...); status != 137 {
-		t.Errorf("250 MiB fit: status %d", status)
+	if status, _ := command(t, d, task, "more", "", full(80)...); status != 137 {
+		t.Errorf("80 MiB fit: status %d", status)
 	}
 	none := start(t, d, "none", limited(memory(32*mebi)), sleeper())
-	if status, _ := command(t, d, none, "more", "", full(80)...); status != 137 {
-		t.Errorf("80 MiB fit into 32 without swap: status %d", status)
+	if status, _ := command(t, d, none, "more", "", full(48)...); status != 137 {
+		t.Errorf("48 MiB fit into 32 without swap: status %d", status)
 	}
 	any := int64(-1)
 	free := start(t, d, "free", limited(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &any}}), sleeper())
-	if status, out := command(t, d, free, "fits", "", full(80)...); status != 0 {
-		t.Errorf("80 MiB do not fit into 32 with swap: status %d: %s", status, out)
+	if status, out := command(t, d, free, "fits", "", full(48)...); status != 0 {
+		t.Errorf("48 MiB do not fit into 32 with swap: status %d: %s", status, out)
 	}
 }
 
 // full is hold with what the kernel has to keep: since Linux 6.12 it makes nothing of pages full of zeros.
 func full(n int) []string {
-	return []string{"sh", "-c", fmt.Sprintf("yes | dd of=/dev/null count=1 iflag=fullblock bs=%dM; exit $?", n)}
+	return []string{"sh", "-c", fmt.Sprintf("tr '\\\\0' x </dev/zero | dd of=/dev/null count=1 iflag=fullblock bs=%dM; exit $?", n)}
 }
 
 // An update that would take what is in use is refused, where that is asked for.

@@ -270,3 +270,45 @@ func TestGuestSystemdMissing(t *testing.T) {
 		t.Error("a slice was made without systemd")
 	}
 }
+
+// memory.oom.group is systemd's to know as well: it would write it away otherwise.
+func TestSystemdOOMGroup(t *testing.T) {
+	needsSystemd(t)
+	d := shared(t, "2.4")
+	path, name := unit(d, "system.slice", "box")
+	r := memory(32 * mebi)
+	r.Unified = map[string]string{"memory.oom.group": "1"}
+	task := start(t, d, "box", path, limited(r), sleeper())
+	systemctl(t, "daemon-reload")
+	systemctl(t, "set-property", "--runtime", name, "TasksMax=50")
+	if got := read(t, "/sys/fs/cgroup/system.slice", name, "memory.oom.group"); got != "1" {
+		t.Errorf("memory.oom.group is %s", got)
+	}
+	must(t, task.Update(d.Context(), containerd.WithResources(r)))
+	if status, out := command(t, d, task, "e", "", hold(64)...); status != 137 {
+		t.Errorf("status %d, want 137: %s", status, out)
+	}
+	if got := end(t, d, task); got != 137 {
+		t.Errorf("the first process lived on: %d", got)
+	}
+	goneUnit(t, name, "/system.slice/"+name)
+}
+
+// A bus that does not answer is an error when the time is over, and leaves nothing.
+func TestSystemdSilent(t *testing.T) {
+	needsSystemd(t)
+	d := shared(t, "2.4")
+	path, name := unit(d, "system.slice", "box")
+	c := create(t, d, "box", path, sleeper())
+	bus := systemctl(t, "show", "--value", "-p", "MainPID", "dbus.service")
+	run(t, "kill", "-STOP", bus)
+	goes := sync.OnceFunc(func() { run(t, "kill", "-CONT", bus) })
+	t.Cleanup(goes)
+	_, err := c.NewTask(d.Context(), cio.NullIO)
+	goes()
+	if err == nil || !strings.Contains(err.Error(), "linux.cgroupsPath: systemd: "+name) || !strings.Contains(err.Error(), "no answer within 30s") {
+		t.Errorf("%v, want an error that says that systemd does not answer", err)
+	}
+	d.AssertClean()
+	goneUnit(t, name, "/system.slice/"+name)
+}

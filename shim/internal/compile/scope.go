@@ -31,6 +31,8 @@ func Cgroup(id string, spec *specs.Spec, systemd bool) (dir string, scope *progr
 		return "", nil, invalid("linux.cgroupsPath", "%q: want slice:prefix:name, since options.SystemdCgroup is set", given)
 	case given == "":
 		return path.Join("/", id), nil, nil
+	case slices.Contains(strings.Split(given, "/"), ".."):
+		return "", nil, invalid("linux.cgroupsPath", "%q: has a .. element", given)
 	default:
 		return path.Join("/", given), nil, nil
 	}

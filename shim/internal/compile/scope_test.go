@@ -3,6 +3,7 @@ package compile
 import (
 	"fmt"
 	"math"
+	"path"
 	"strings"
 	"testing"
 
@@ -22,6 +23,8 @@ func TestCgroup(t *testing.T) {
 		{"a/b", false, "/a/b"},
 		{"/a:b:c", false, "/a:b:c"},
 		{"a:b:c", false, "/a:b:c"},
+		{"/a/../b", false, "has a .. element"},
+		{"..", false, "has a .. element"},
 		{"system.slice:nerdctl:x", false, "/system.slice/nerdctl-x.scope nerdctl-x.scope system.slice"},
 		{":nerdctl:x", false, "/system.slice/nerdctl-x.scope nerdctl-x.scope system.slice"},
 		{"-.slice::x", false, "/x.scope x.scope -.slice"},
@@ -109,4 +112,22 @@ func TestProperties(t *testing.T) {
 	if err != nil || fmt.Sprint(twice) != "[MemoryMax = 2  # unified]" {
 		t.Errorf("%v, %v", twice, err)
 	}
+}
+
+// FuzzCgroup: whatever the path is, the cgroup is below the root, and what
+// systemd would make of the unit's name is what we take it for.
+func FuzzCgroup(f *testing.F) {
+	for _, s := range []string{"", "/a/b", "a.slice:b:c", "-.slice::x", ":p:n", "a-b-c.slice:p:n", "../x", "a.slice:../b:c"} {
+		f.Add(s, "0-3,7", "10000 100000", true)
+	}
+	f.Fuzz(func(t *testing.T, given, list, quota string, systemd bool) {
+		dir, scope, err := Cgroup("id", &specs.Spec{Linux: &specs.Linux{CgroupsPath: given}}, systemd)
+		if err == nil && (!path.IsAbs(dir) || path.Clean(dir) != dir) {
+			t.Errorf("%q: %q", given, dir)
+		}
+		if err == nil && scope != nil && (path.Base(dir) != scope.Unit || scope.Slice != "-.slice" && path.Base(path.Dir(dir)) != scope.Slice) {
+			t.Errorf("%q: %q is not of %s in %s", given, dir, scope.Unit, scope.Slice)
+		}
+		_, _ = Properties([]program.Write{{File: "cpuset.cpus", Value: list}, {File: "cpu.max", Value: quota}, {File: "memory.max", Value: list}})
+	})
 }

@@ -318,8 +318,17 @@ func TestGuestDevices(t *testing.T) {
 			t.Errorf("%s: %q, want not permitted", script, out)
 		}
 	}
-	if out := try("null", "echo x >/dev/null && head -c 1 /dev/urandom | wc -c"); out != "1\n" {
+	const defaults = "echo x >/dev/null && head -c 1 /dev/urandom | wc -c"
+	if out := try("null", defaults); out != "1\n" {
 		t.Errorf("default devices: %s", out)
+	}
+	// An update that repeats the list, as the kubelet's do, takes none of them away.
+	must(t, task.Update(d.Context(), containerd.WithResources(&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}})))
+	if out := try("null-again", defaults); out != "1\n" {
+		t.Errorf("default devices after an update: %s", out)
+	}
+	if out := try("read-again", "exec 3</dev/loop"); !strings.Contains(out, "Operation not permitted") {
+		t.Errorf("a device that was taken away: %q", out)
 	}
 }
 

@@ -19,16 +19,7 @@ func (b *builder) resources() error {
 		return err
 	}
 	b.plan.Cgroup = r
-	if !b.devicesLimited() {
-		b.plan.Cgroup.Devices = nil
-	} else {
-		b.plan.Cgroup.Devices = append(b.plan.Cgroup.Devices, implicitDevices()...)
-	}
 	return nil
-}
-
-func (b *builder) devicesLimited() bool {
-	return b.spec.Linux.Resources != nil && len(b.spec.Linux.Resources.Devices) > 0
 }
 
 // implicitDevices are the devices that a container has whatever its list says:
@@ -83,7 +74,11 @@ func Resources(r *specs.LinuxResources) (program.Resources, error) {
 		}
 		w.add(controller, file, r.Unified[file], "unified["+file+"]")
 	}
-	return program.Resources{Writes: w.writes, Devices: r.Devices}, w.err
+	out := program.Resources{Writes: w.writes}
+	if len(r.Devices) > 0 {
+		out.Devices = slices.Concat(r.Devices, implicitDevices())
+	}
+	return out, w.err
 }
 
 // isFileName tells whether name is like memory.max: nothing that leads out of

@@ -58,6 +58,9 @@ type Program struct {
 
 // Add appends ops and returns the index of the first.
 func (p *Program) Add(ops ...Op) int {
+	if p.Ops == nil {
+		p.Ops = make([]Op, 0, 256) // that of a container has 200
+	}
 	p.Ops = append(p.Ops, ops...)
 	return len(p.Ops) - len(ops)
 }

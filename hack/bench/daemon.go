@@ -25,6 +25,7 @@ type contender struct {
 	name   string
 	shim   string // path of the shim
 	binary string // the runtime beneath it, "" for mini
+	hollow bool   // it makes no container
 
 	opts []oci.SpecOpts // what its spec has to have, see probe
 }

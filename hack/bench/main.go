@@ -16,6 +16,7 @@ type config struct {
 	dir, outside     string
 	tools, archive   string
 	mini, runc, crun string
+	nothing, floor   string
 	also             []contender
 	miniSnapshotter  string
 	alsoSnapshotter  []contender
@@ -25,17 +26,22 @@ type config struct {
 	warmup   int
 	rounds   int
 	parallel int
-	width    int
+	widths   []int
 	idle     int
 	pod      int
+	many     int
+	stream   int
 	settle   time.Duration
 	quiet    time.Duration
 	markdown bool
+	json     string
 	sizes    []int
 }
 
 // parts are what can be measured, in the order in which it is.
-var parts = []string{"shim", "life", "exec", "parallel", "memory", "pod", "snapshot"}
+var parts = []string{
+	"floor", "shim", "life", "exec", "parallel", "tail", "stream", "memory", "pod", "flat", "snapshot",
+}
 
 func parse() (*config, error) {
 	c := &config{parts: parts}
@@ -46,6 +52,8 @@ func parse() (*config, error) {
 	flag.StringVar(&c.mini, "mini", "", "`path` of containerd-shim-mini-v2")
 	flag.StringVar(&c.runc, "runc", "", "`path` of runc; \"\" leaves it out")
 	flag.StringVar(&c.crun, "crun", "", "`path` of crun; \"\" leaves it out")
+	flag.StringVar(&c.nothing, "nothing", "", "`path` of the shim that makes no container; \"\" leaves it out")
+	flag.StringVar(&c.floor, "floor", "", "`path` of the program floor/floor.c")
 	flag.StringVar(&c.miniSnapshotter, "snapshotter", "", "`path` of mini-snapshotter, for the snapshot part")
 	more := func(to *[]contender) func(string) error {
 		return func(s string) error {
@@ -59,18 +67,22 @@ func parse() (*config, error) {
 	}
 	flag.Func("also", "one more shim of mini: `name=path`; may be repeated", more(&c.also))
 	flag.Func("also-snapshotter", "one more mini-snapshotter: `name=path`; may be repeated", more(&c.alsoSnapshotter))
-	c.sizes = []int{1, 1000, 10000}
-	flag.Func("sizes", "`list` of numbers of snapshots beside those that are measured, rising", func(s string) error {
-		c.sizes = nil
-		for _, word := range strings.Split(s, ",") {
-			n, err := strconv.Atoi(word)
-			if err != nil {
-				return err
+	c.sizes, c.widths = []int{1, 1000, 10000}, []int{1, 10, 50}
+	numbers := func(to *[]int) func(string) error {
+		return func(s string) error {
+			*to = nil
+			for _, word := range strings.Split(s, ",") {
+				n, err := strconv.Atoi(word)
+				if err != nil || n < 1 {
+					return fmt.Errorf("%q: want numbers above 0", s)
+				}
+				*to = append(*to, n)
 			}
-			c.sizes = append(c.sizes, n)
+			return nil
 		}
-		return nil
-	})
+	}
+	flag.Func("sizes", "`list` of numbers of snapshots beside those that are measured, rising", numbers(&c.sizes))
+	flag.Func("widths", "`list` of how many containers at a time, of the parallel part", numbers(&c.widths))
 	flag.Func("parts", "`list` of what to measure: "+strings.Join(parts, ","), func(s string) error {
 		c.parts = strings.Split(s, ",")
 		for _, part := range c.parts {
@@ -82,21 +94,23 @@ func parse() (*config, error) {
 	})
 	flag.IntVar(&c.n, "n", 50, "containers, and execs, per contender")
 	flag.IntVar(&c.warmup, "warmup", 3, "rounds before those that count")
-	flag.IntVar(&c.rounds, "rounds", 3, "repetitions of the parallel, memory and pod parts")
+	flag.IntVar(&c.rounds, "rounds", 3, "repetitions of the parallel, tail, stream, memory and pod parts")
 	flag.IntVar(&c.parallel, "parallel", 100, "containers of the parallel part")
-	flag.IntVar(&c.width, "width", 10, "of them, how many at a time")
 	flag.IntVar(&c.idle, "idle", 50, "idle containers of the memory part")
 	flag.IntVar(&c.pod, "pod", 10, "containers of a pod, beside its first")
+	flag.IntVar(&c.many, "many", 1000, "most containers that run, of the flat part")
+	flag.IntVar(&c.stream, "stream", 4096, "`MiB` that a container writes, in the stream part")
 	flag.DurationVar(&c.settle, "settle", 3*time.Second, "wait so long before memory is read")
 	flag.DurationVar(&c.quiet, "quiet", time.Minute, "wait so long for a quiet machine")
 	flag.BoolVar(&c.markdown, "markdown", false, "print Markdown")
+	flag.StringVar(&c.json, "json", "", "`file` to write all values to as well")
 	flag.Parse()
 	switch {
 	case flag.NArg() > 0:
 		return nil, fmt.Errorf("%q: unexpected", flag.Arg(0))
 	case c.dir == "" || c.tools == "" || c.archive == "" || c.mini == "":
 		return nil, fmt.Errorf("-dir, -tools, -image and -mini are needed: start hack/bench/run")
-	case c.n < 1 || c.warmup < 0 || c.rounds < 1 || c.parallel < 1 || c.width < 1 || c.idle < 1 || c.pod < 1:
+	case c.n < 1 || c.warmup < 0 || c.rounds < 1 || c.parallel < 1 || c.many < 10 || c.stream < 8 || c.idle < 1 || c.pod < 1:
 		return nil, fmt.Errorf("a count below 1")
 	}
 	return c, nil
@@ -109,6 +123,9 @@ func (c *config) contenders() []contender {
 		if peer.path != "" {
 			all = append(all, contender{name: peer.name, shim: c.tools + "/containerd-shim-runc-v2", binary: peer.path})
 		}
+	}
+	if c.nothing != "" {
+		all = append(all, contender{name: "nothing", shim: c.nothing, hollow: true})
 	}
 	return all
 }
@@ -162,11 +179,22 @@ func bench(c *config) error {
 	}
 	m = append(m, fact{"load average after", loadAverage().String()})
 	r.table.print(os.Stdout, m, names(r.all), c.markdown)
-	return nil
+	if c.json == "" {
+		return nil
+	}
+	return r.table.writeJSON(c.json, m)
 }
 
 func (r *run) measure(part string) error {
 	switch part {
+	case "floor":
+		return r.measureFloor()
+	case "tail":
+		return r.measureTail()
+	case "stream":
+		return r.measureStreams()
+	case "flat":
+		return r.measureFlat()
 	case "shim":
 		return r.measureShims()
 	case "life":

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,6 +11,9 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/oci"
 )
+
+// crowdWidth is how many containers are made at a time where that is not what is measured.
+const crowdWidth = 10
 
 // atOnce calls f for 0 to n-1, width of them at a time.
 func atOnce(n, width int, f func(i int) error) error {
@@ -31,27 +35,27 @@ func atOnce(n, width int, f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// crowd starts n containers, and gives how to remove them.
-func (r *run) crowd(c contender, n int) (tasks []containerd.Task, remove func() error, err error) {
+// crowd starts n containers, width at a time, and gives how to remove them.
+func (r *run) crowd(c contender, n, width int) (tasks []containerd.Task, remove func() error, err error) {
 	tasks = make([]containerd.Task, n)
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = r.id(c)
 	}
-	err = atOnce(n, r.width, func(i int) (err error) {
+	err = atOnce(n, width, func(i int) (err error) {
 		tasks[i], err = r.running(c, ids[i])
 		return err
 	})
 	return tasks, func() error {
-		return atOnce(n, r.width, func(i int) error { return r.remove(tasks[i]) })
+		return atOnce(n, width, func(i int) error { return r.remove(tasks[i]) })
 	}, err
 }
 
 // turns calls f once for each contender in each round.
-func (r *run) turns(f func(c contender) error) error {
+func (r *run) turns(all []contender, f func(c contender) error) error {
 	for i := range r.rounds {
-		for j := range r.all {
-			c := r.all[(i+j)%len(r.all)]
+		for j := range all {
+			c := all[(i+j)%len(all)]
 			if err := f(c); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
@@ -60,32 +64,43 @@ func (r *run) turns(f func(c contender) error) error {
 	return nil
 }
 
+// real are the contenders that make containers.
+func (r *run) real() []contender {
+	return slices.DeleteFunc(slices.Clone(r.all), func(c contender) bool { return c.hollow })
+}
+
 // measureParallel brings many containers up, some at a time, and down again.
 func (r *run) measureParallel() error {
-	s := r.table.section(fmt.Sprintf("%d containers, %d at a time", r.parallel, r.width), "per second")
-	s.more = true
-	return r.turns(func(c contender) error {
-		begun := time.Now()
-		_, remove, err := r.crowd(c, r.parallel)
+	for _, width := range r.widths {
+		s := r.table.section(fmt.Sprintf("%d containers, %d at a time", r.parallel, width), "per second")
+		s.more = true
+		err := r.turns(r.all, func(c contender) error {
+			begun := time.Now()
+			_, remove, err := r.crowd(c, r.parallel, width)
+			if err != nil {
+				return err
+			}
+			s.add("started, with container and snapshot", c, float64(r.parallel)/time.Since(begun).Seconds())
+			begun = time.Now()
+			if err := remove(); err != nil {
+				return err
+			}
+			s.add("killed and removed", c, float64(r.parallel)/time.Since(begun).Seconds())
+			return nil
+		})
 		if err != nil {
 			return err
 		}
-		s.add("started, with container and snapshot", c, float64(r.parallel)/time.Since(begun).Seconds())
-		begun = time.Now()
-		if err := remove(); err != nil {
-			return err
-		}
-		s.add("killed and removed", c, float64(r.parallel)/time.Since(begun).Seconds())
-		return nil
-	})
+	}
+	return nil
 }
 
 // measureMemory reads what shims hold while their containers sleep.
 func (r *run) measureMemory() error {
 	for _, n := range []int{1, r.idle} {
 		s := r.table.section(fmt.Sprintf("Memory of each shim, idle single containers: %d", n), "kB")
-		err := r.turns(func(c contender) error {
-			tasks, remove, err := r.crowd(c, n)
+		err := r.turns(r.real(), func(c contender) error {
+			tasks, remove, err := r.crowd(c, n, crowdWidth)
 			if err != nil {
 				return err
 			}
@@ -111,7 +126,7 @@ func (r *run) measureMemory() error {
 // measurePods reads what the one shim of a pod holds.
 func (r *run) measurePods() error {
 	s := r.table.section(fmt.Sprintf("Memory of one shim, a pod of 1 + %d idle containers", r.pod), "kB")
-	return r.turns(func(c contender) error {
+	return r.turns(r.real(), func(c contender) error {
 		pod := r.id(c)
 		member := oci.WithAnnotations(map[string]string{"io.kubernetes.cri.sandbox-id": pod})
 		tasks := make([]containerd.Task, 1+r.pod)

@@ -84,20 +84,20 @@ func (s *stage) measureRequests(way string, of func(store) snapshots.Snapshotter
 			return err
 		}
 	}
-	t := s.section(fmt.Sprintf("%d of Prepare %s, %d at a time", 20*s.width, way, s.width), "per second")
+	t := s.section(fmt.Sprintf("%d of Prepare %s, %d at a time", 20*crowdWidth, way, crowdWidth), "per second")
 	t.more = true
-	return s.turns(func(c contender) error {
+	return s.turns(s.all, func(c contender) error {
 		sn, base := of(s.stores[c.name]), s.id(c)
 		begun := time.Now()
-		err := atOnce(20*s.width, s.width, func(i int) error {
+		err := atOnce(20*crowdWidth, crowdWidth, func(i int) error {
 			_, err := sn.Prepare(s.ctx, fmt.Sprintf("%s-%d", base, i), "base", rooted)
 			return err
 		})
-		t.add("Prepare", c, float64(20*s.width)/time.Since(begun).Seconds())
+		t.add("Prepare", c, float64(20*crowdWidth)/time.Since(begun).Seconds())
 		if err != nil {
 			return err
 		}
-		return atOnce(20*s.width, s.width, func(i int) error { return sn.Remove(s.ctx, fmt.Sprintf("%s-%d", base, i)) })
+		return atOnce(20*crowdWidth, crowdWidth, func(i int) error { return sn.Remove(s.ctx, fmt.Sprintf("%s-%d", base, i)) })
 	})
 }
 
@@ -111,7 +111,7 @@ func (s *stage) populate(sn snapshots.Snapshotter, from, n int) error {
 			return err
 		}
 	}
-	return atOnce(n-from, s.width, func(i int) error {
+	return atOnce(n-from, crowdWidth, func(i int) error {
 		_, err := sn.Prepare(s.ctx, fmt.Sprintf("old-%d", from+i), "base", rooted)
 		return err
 	})
@@ -154,7 +154,7 @@ const bigFiles = 20000
 // measureBig is the life of a big layer.
 func (s *stage) measureBig() error {
 	t := s.section(fmt.Sprintf("A layer of %d files through containerd", bigFiles), "us")
-	return s.turns(func(c contender) error {
+	return s.turns(s.all, func(c contender) error {
 		sn, key := s.stores[c.name].through, s.id(c)
 		mounts, err := sn.Prepare(s.ctx, key, "", rooted)
 		if err != nil {

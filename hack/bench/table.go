@@ -2,8 +2,10 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -58,11 +60,11 @@ func percentile(values []float64, p int) float64 {
 // noise is what nobody divides by, in any unit.
 const noise = 0.1
 
-// header is that of a section's columns: for each contender median and p90, then the ratios.
+// header is that of a section's columns: for each contender median and p95, then the ratios.
 func header(names []string) []string {
 	cells := []string{""}
 	for _, name := range names {
-		cells = append(cells, name, "p90")
+		cells = append(cells, name, "p95")
 	}
 	cells = append(cells, "n")
 	for _, name := range names[1:] {
@@ -75,11 +77,15 @@ func header(names []string) []string {
 func (s *section) cells(r *row, names []string) []string {
 	cells := []string{r.name}
 	for _, name := range names {
-		p90 := percentile(r.values[name], 90)
-		if s.more {
-			p90 = percentile(r.values[name], 10) // the bad end
+		if len(r.values[name]) == 0 {
+			cells = append(cells, "-", "-")
+			continue
 		}
-		cells = append(cells, digits(percentile(r.values[name], 50)), digits(p90))
+		p95 := percentile(r.values[name], 95)
+		if s.more {
+			p95 = percentile(r.values[name], 5) // the bad end
+		}
+		cells = append(cells, digits(percentile(r.values[name], 50)), digits(p95))
 	}
 	first := r.values[names[0]]
 	cells = append(cells, fmt.Sprint(len(first)))
@@ -108,7 +114,7 @@ func digits(v float64) string {
 	return fmt.Sprintf("%.0f", v)
 }
 
-const legend = "Under each name its median, then the 90th percentile (where more is better, the 10th).\n" +
+const legend = "Under each name its median, then the 95th percentile (where more is better, the 5th).\n" +
 	"The last columns say how many times better %s is: above 1, it takes less, or does more per second."
 
 // print writes facts and sections.
@@ -175,3 +181,46 @@ func plain(cells []string, width []int) string {
 }
 
 func markdownRow(cells []string, _ []int) string { return "| " + strings.Join(cells, " | ") + " |" }
+
+// writeJSON writes facts and sections, with every value in the order in which it was measured.
+func (t *table) writeJSON(path string, m []fact) error {
+	type jsonRow struct {
+		Name   string               `json:"name"`
+		Median map[string]float64   `json:"median"`
+		P95    map[string]float64   `json:"p95"`
+		Values map[string][]float64 `json:"values"`
+	}
+	type jsonSection struct {
+		Title        string    `json:"title"`
+		Unit         string    `json:"unit"`
+		MoreIsBetter bool      `json:"moreIsBetter"`
+		Rows         []jsonRow `json:"rows"`
+	}
+	out := struct {
+		Facts    map[string]string `json:"facts"`
+		Sections []jsonSection     `json:"sections"`
+	}{Facts: map[string]string{}}
+	for _, f := range m {
+		out.Facts[f.name] = f.value
+	}
+	for _, s := range t.sections {
+		section := jsonSection{Title: s.title, Unit: s.unit, MoreIsBetter: s.more}
+		for _, r := range s.rows {
+			row := jsonRow{Name: r.name, Median: map[string]float64{}, P95: map[string]float64{}, Values: r.values}
+			for name, values := range r.values {
+				row.Median[name] = percentile(values, 50)
+				row.P95[name] = percentile(values, 95)
+				if s.more {
+					row.P95[name] = percentile(values, 5)
+				}
+			}
+			section.Rows = append(section.Rows, row)
+		}
+		out.Sections = append(out.Sections, section)
+	}
+	data, err := json.MarshalIndent(out, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(data, '\n'), 0o644)
+}

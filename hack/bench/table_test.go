@@ -50,12 +50,12 @@ func TestPrint(t *testing.T) {
 cores  2
 
 times (ms)
-           mini   p90  runc   p90  n  runc/mini
+           mini   p95  runc   p95  n  runc/mini
   create   2.00  3.00  20.0  30.0  3      10.00
   exit     0.01  0.01  1.00  1.00  3          -
 
 rates (per second)
-           mini   p90  runc   p90  n  runc/mini
+           mini   p95  runc   p95  n  runc/mini
   started  80.0  80.0  20.0  20.0  3       4.00
 `},
 		{true, `
@@ -65,14 +65,14 @@ rates (per second)
 
 ### times (ms)
 
-|  | mini | p90 | runc | p90 | n | runc/mini |
+|  | mini | p95 | runc | p95 | n | runc/mini |
 |---|--:|--:|--:|--:|--:|--:|
 | create | 2.00 | 3.00 | 20.0 | 30.0 | 3 | 10.00 |
 | exit | 0.01 | 0.01 | 1.00 | 1.00 | 3 | - |
 
 ### rates (per second)
 
-|  | mini | p90 | runc | p90 | n | runc/mini |
+|  | mini | p95 | runc | p95 | n | runc/mini |
 |---|--:|--:|--:|--:|--:|--:|
 | started | 80.0 | 80.0 | 20.0 | 20.0 | 3 | 4.00 |
 `},

@@ -4,14 +4,13 @@ import (
 	"context"
 	"net"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
 	"github.com/containerd-mini/mini/shim/internal/cgroup"
@@ -52,6 +51,10 @@ type Config struct {
 // been nothing to do for a while.
 func Serve(l net.Listener, cfg Config) error {
 	debug.SetGCPercent(gcPercent)
+	// A stop of containerd's service is no reason to lose containers.
+	if err := agent.Deafen(unix.SIGTERM, unix.SIGINT); err != nil {
+		return err
+	}
 	a, err := agent.New()
 	if err != nil {
 		return err
@@ -75,21 +78,9 @@ func Serve(l net.Listener, cfg Config) error {
 	register(srv, s)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(context.Background(), end) }()
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	defer signal.Stop(signals)
-	for over := false; !over; {
-		select {
-		case err = <-served:
-			over = true
-		case <-end.over:
-			over = true
-		case <-signals:
-			// A stop of containerd's service is no reason to lose
-			// containers. Ignored signals would be inherited by
-			// them; caught ones are not: execve(2).
-			s.endIfEmpty()
-		}
+	select {
+	case err = <-served:
+	case <-end.over:
 	}
 	s.events.close(eventsTimeout)
 	_ = os.Remove(cfg.Socket)

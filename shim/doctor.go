@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/cgroup"
+	"github.com/containerd-mini/mini/shim/internal/container"
 )
 
 // finding is what doctor says of one thing. Advice is what to do; a finding
@@ -57,6 +58,9 @@ func lookKernel() []finding {
 		return []finding{{what: "uname: " + err.Error(), fatal: true}}
 	}
 	out := []finding{{what: "kernel " + unix.ByteSliceToString(u.Release[:])}}
+	if err := container.Kernel(); err != nil {
+		out = []finding{{what: err.Error(), advice: "boot a newer one", fatal: true}}
+	}
 	// Each is asked with arguments that cannot succeed: ENOSYS is a kernel
 	// without it.
 	for _, call := range []struct {
@@ -88,7 +92,8 @@ func lookKernel() []finding {
 	return append(append(out, lookOverlay()...), lookMemfd()...)
 }
 
-// lookOverlay tries whether overlayfs takes its layers one by one.
+// lookOverlay tries whether overlayfs takes its layers one by one. It says so of a
+// descriptor: before Linux 6.5 it takes any string for now, and refuses it later.
 func lookOverlay() []finding {
 	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -97,9 +102,14 @@ func lookOverlay() []finding {
 		}}
 	}
 	defer unix.Close(fd)
-	if err := unix.FsconfigSetString(fd, "lowerdir+", "/"); err != nil {
+	err = unix.FsconfigSetFd(fd, "lowerdir+", unix.AT_FDCWD)
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		err = unix.FsconfigSetString(fd, "lowerdir+", "/")
+	}
+	if err != nil {
 		return []finding{{
-			what: "overlayfs: lowerdir+: " + err.Error(), advice: "needs Linux 6.8: images on overlayfs cannot be mounted", fatal: true,
+			what:   "overlayfs takes its layers in one page: " + err.Error(),
+			advice: "Linux 6.8 takes them one by one, and saves a copy of the mount table for each container",
 		}}
 	}
 	return []finding{{what: "overlayfs takes layers one by one"}}

@@ -93,6 +93,9 @@ type Container struct {
 // Create makes a container: its first process stands at its gate, ready to
 // start. After an error nothing of it is left.
 func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err error) {
+	if err := Kernel(); err != nil {
+		return nil, err
+	}
 	c := &Container{cfg: cfg, agent: a, execs: map[string]*Process{}}
 	var undo cleanup
 	defer func() { err = undo.unless(err) }()

@@ -161,7 +161,11 @@ func openOverlay(m Mount, ns *maker) (int, error) {
 	if ids != nil {
 		return openMappedOverlay(Mount{Source: m.Source, Options: options}, ids, ns)
 	}
-	return overlay(m, func(path string) (int, error) { return openDir(unix.AT_FDCWD, path) })
+	fd, err := overlay(m, func(path string) (int, error) { return openDir(unix.AT_FDCWD, path) })
+	if errors.Is(err, errOnePage) {
+		return overlayInOnePage(m)
+	}
+	return fd, err
 }
 
 // overlay mounts one whose layers open opens.
@@ -279,9 +283,12 @@ func (c *fsContext) dir(key, path string, open func(string) (int, error)) {
 	err = unix.FsconfigSetFd(c.fd, key, fd)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBADF) {
 		err = unix.FsconfigSetString(c.fd, key, fmt.Sprintf("/proc/self/fd/%d", fd))
+		if errors.Is(err, unix.EINVAL) && strings.HasSuffix(key, "+") {
+			err = errOnePage // Linux 6.5 to 6.7 do not know the key
+		}
 	}
-	if err != nil && strings.HasSuffix(key, "+") {
-		err = fmt.Errorf("%w (layers one by one need Linux 6.8)", err)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = errOnePage // before 6.5 they know of mount(2) alone
 	}
 	c.fail(key+"="+path, err)
 }

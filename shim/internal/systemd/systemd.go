@@ -65,20 +65,24 @@ func do(ctx context.Context, unit string, f func(*conn) error) error {
 	defer one.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
-	if err != nil {
-		return fmt.Errorf("systemd: %s: connect to the system bus: %w", unit, err)
-	}
-	defer bus.Close()
-	c := &conn{Conn: bus, ctx: ctx, systemd: bus.Object(service, object), unit: unit, jobs: make(chan *dbus.Signal, 16)}
-	err = f(c)
-	if ctx.Err() != nil {
-		err = errors.Join(err, fmt.Errorf("no answer within %s: %w", timeout, ctx.Err()))
+	err := connected(ctx, unit, f)
+	if err != nil && ctx.Err() != nil {
+		// What it was waiting for then ended as a closed connection.
+		err = fmt.Errorf("no answer in time: %w: %w", ctx.Err(), err)
 	}
 	if err != nil {
 		return fmt.Errorf("systemd: %s: %w", unit, err)
 	}
 	return nil
+}
+
+func connected(ctx context.Context, unit string, f func(*conn) error) error {
+	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("connect to the system bus: %w", err)
+	}
+	defer bus.Close()
+	return f(&conn{Conn: bus, ctx: ctx, systemd: bus.Object(service, object), unit: unit, jobs: make(chan *dbus.Signal, 16)})
 }
 
 // call calls a method of the manager.
@@ -150,7 +154,7 @@ func convert(all []program.Property) ([]property, error) {
 			out = append(out, property{p.Name, dbus.MakeVariant(p.Value)})
 			continue
 		}
-		v, err := dbus.ParseVariant(p.Text, dbus.Signature{})
+		v, err := parseText(p.Text)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %q: not a value in GVariant's text format: %w", p.Field, p.Text, err)
 		}

@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -37,7 +38,6 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	}
 	step("commit: settled")
 	err = s.write(ctx, func(ctx context.Context, c *change) error {
-		c.undo = append(c.undo, mark.remove)
 		if _, err := storage.CommitActive(ctx, key, name, usage, opts...); err != nil {
 			return fmt.Errorf("snapshot %q: %w", key, err)
 		}
@@ -51,8 +51,11 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 		step("commit: recorded")
 		return nil
 	})
+	if err != nil { // also if the disk is broken: the next start takes back what has no mark
+		return errors.Join(err, mark.remove())
+	}
 	step("commit: committed")
-	return err
+	return nil
 }
 
 // committable finds the snapshot, and refuses early what the transaction would refuse late.
@@ -90,13 +93,11 @@ func (s *Snapshotter) settle(ctx context.Context, id, diff string) (usage snapsh
 		return usage, m, err
 	}
 	step("commit: written back")
-	if m.path, err = s.dirs.writeLayer(id, diff); err != nil {
+	if m, err = s.dirs.writeLayer(id, diff); err != nil {
 		return usage, m, err
 	}
 	step("commit: marked")
-	if how != syncNone {
-		m.file = m.path
-	}
+	m.sync = how != syncNone
 	if how == syncEach { // the names are not in a journal with all the rest
 		m.dirs = []string{s.dirs.snapshot(id), s.dirs.snapshots()}
 	}
@@ -105,48 +106,51 @@ func (s *Snapshotter) settle(ctx context.Context, id, diff string) (usage snapsh
 
 // A mark says that a snapshot was committed and that all of it was on disk before: ID/layer.
 type mark struct {
-	path string   // "" if there is none of its own
-	file string   // to sync, "" for no
-	dirs []string // whose names to sync
+	file *os.File // nil if there is none of its own
+	sync bool     // it has to be on disk
+	dirs []string // whose names have to be, too
 }
 
 // begin syncs the mark, and gives what to call for the answer.
 func (m mark) begin() (wait func() error) {
-	if m.file == "" && len(m.dirs) == 0 {
-		return nil
+	if !m.sync && len(m.dirs) == 0 {
+		return m.close
 	}
 	done := make(chan error, 1)
-	go func() { done <- m.sync() }()
+	go func() { done <- m.syncAll() }()
 	return func() error { return <-done }
 }
 
-func (m mark) sync() error {
-	if m.file != "" {
-		if err := syncPath(m.file); err != nil {
-			return err
+func (m mark) syncAll() error {
+	if m.sync {
+		if err := m.file.Sync(); err != nil {
+			return errors.Join(err, m.close())
 		}
 	}
-	for _, dir := range m.dirs {
-		if err := syncPath(dir); err != nil {
-			return err
+	for _, path := range m.dirs {
+		dir, err := os.Open(path)
+		if err != nil {
+			return errors.Join(err, m.close())
+		}
+		if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
+			return errors.Join(err, m.close())
 		}
 	}
-	return nil
+	return m.close()
+}
+
+func (m mark) close() error {
+	if m.file == nil {
+		return nil
+	}
+	return m.file.Close()
 }
 
 // remove takes back a mark of what was not committed: of a snapshot that goes on being written to.
 func (m mark) remove() error {
-	if m.path == "" {
+	if m.file == nil {
 		return nil
 	}
-	return os.Remove(m.path)
-}
-
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	_ = m.close() // may be closed
+	return os.Remove(m.file.Name())
 }

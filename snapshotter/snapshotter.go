@@ -146,7 +146,7 @@ func (s *Snapshotter) write(ctx context.Context, f func(context.Context, *change
 		return errors.Join(errs...)
 	}
 	if c.wait != nil {
-		err = c.wait() // the disk is broken: the next start does what is to be done
+		err = c.wait()
 	}
 	for _, f := range c.done {
 		f()

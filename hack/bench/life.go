@@ -23,6 +23,7 @@ type run struct {
 	all    []contender
 	table  table
 	serial int
+	stage  *stage // of the parts about snapshots, once raised
 }
 
 // id is a name that no container had yet.

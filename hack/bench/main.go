@@ -40,7 +40,7 @@ type config struct {
 
 // parts are what can be measured, in the order in which it is.
 var parts = []string{
-	"floor", "shim", "life", "exec", "parallel", "tail", "stream", "memory", "pod", "flat", "snapshot",
+	"floor", "shim", "life", "exec", "parallel", "tail", "stream", "memory", "pod", "flat", "layer", "unpack", "snapshot",
 }
 
 func parse() (*config, error) {
@@ -205,8 +205,12 @@ func (r *run) measure(part string) error {
 		return r.measureParallel()
 	case "memory":
 		return r.measureMemory()
+	case "layer":
+		return r.onStage((*stage).measureBig)
+	case "unpack":
+		return r.onStage((*stage).measureUnpack)
 	case "snapshot":
-		return r.measureSnapshots()
+		return r.onStage((*stage).measureSnapshots)
 	default:
 		return r.measurePods()
 	}

@@ -31,18 +31,24 @@ type stage struct {
 // rooted keeps a snapshot from containerd's collector.
 var rooted = snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "bench"})
 
-// measureSnapshots compares mini-snapshotter with the snapshotter that is built into containerd.
-func (r *run) measureSnapshots() error {
-	s, err := r.raise()
-	if err != nil {
-		return err
+// onStage has f measure on the stage, which is raised once.
+func (r *run) onStage(f func(*stage) error) (err error) {
+	if r.stage == nil {
+		if r.stage, err = r.raise(); err != nil {
+			return err
+		}
 	}
-	if err := s.measureBig(); err != nil {
-		return fmt.Errorf("big layer: %w\n%s", err, s.logTail())
+	r.stage.table = table{}
+	if err := f(r.stage); err != nil {
+		return fmt.Errorf("%w\n%s", err, r.stage.logTail())
 	}
-	if err := s.measureUnpack(); err != nil {
-		return fmt.Errorf("unpack: %w\n%s", err, s.logTail())
-	}
+	r.table.sections = append(r.table.sections, r.stage.table.sections...)
+	return nil
+}
+
+// measureSnapshots compares the requests of mini-snapshotter with those of the snapshotter that is built
+// into containerd.
+func (s *stage) measureSnapshots() error {
 	for _, way := range []struct {
 		name string
 		of   func(store) snapshots.Snapshotter
@@ -51,10 +57,9 @@ func (r *run) measureSnapshots() error {
 		{"socket to socket", func(s store) snapshots.Snapshotter { return s.direct }},
 	} {
 		if err := s.measureRequests(way.name, way.of); err != nil {
-			return fmt.Errorf("%s: %w\n%s", way.name, err, s.logTail())
+			return fmt.Errorf("%s: %w", way.name, err)
 		}
 	}
-	r.table.sections = append(r.table.sections, s.table.sections...)
 	return nil
 }
 

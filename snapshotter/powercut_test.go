@@ -257,7 +257,9 @@ func TestPowerCut(t *testing.T) {
 	if out, err := mkfs.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, command := range [][]string{{"cp", "--sparse=always", base, disk}, {"mkdir", dir + "/in"}, {"cp", "/proc/self/exe", dir + "/in/test"}} {
+	self, err := os.Readlink("/proc/self/exe")
+	must(t, err)
+	for _, command := range [][]string{{"cp", "--sparse=always", base, disk}, {"mkdir", dir + "/in"}, {"cp", self, dir + "/in/test"}} {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}

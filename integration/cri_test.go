@@ -138,6 +138,8 @@ type kubelet struct {
 
 	parent    string                       // of the pod's cgroups
 	resources *cri.LinuxContainerResources // of the containers to come
+	users     *cri.UserNamespace           // of the pods and their containers
+	mounts    []*cri.Mount                 // of the containers
 }
 
 // startCRI starts a containerd with the CRI plugin, whose only runtime handler is mini.
@@ -189,7 +191,7 @@ func criConfig(t *testing.T, version, dir string) string {
 	// for a sandbox, and is content with containerd's own where it is told so.
 	restrict := !hasCapability(unix.CAP_SYS_RESOURCE)
 	options := ""
-	if mini() {
+	if mini() && !hasController("cpu") {
 		options = fmt.Sprintf("TypeUrl = \"runtimeoptions.v1.Options\"\nConfigPath = %q", filepath.Join(dir, "mini.toml"))
 	}
 	if version == "1.7" {
@@ -239,7 +241,7 @@ func (c *kubelet) runPod(t *testing.T, name string) string {
 		Linux: &cri.LinuxPodSandboxConfig{
 			CgroupParent: c.parent,
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
-				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
+				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, UsernsOptions: c.users},
 			},
 		},
 	}
@@ -268,10 +270,11 @@ func (c *kubelet) create(t *testing.T, sandbox, name, script string) string {
 			Image:    &cri.ImageSpec{Image: daemon.Busybox},
 			Command:  []string{"sh", "-c", script},
 			LogPath:  name + ".log",
+			Mounts:   c.mounts,
 			Linux: &cri.LinuxContainerConfig{
 				Resources: c.resources,
 				SecurityContext: &cri.LinuxContainerSecurityContext{
-					NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
+					NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, UsernsOptions: c.users},
 					Seccomp:          &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
 				},
 			},

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -358,21 +357,6 @@ func TestEventsWait(t *testing.T) {
 func (r *rig) serveAgain() {
 	r.must(os.Remove(filepath.Join(r.dir, "shim.sock")))
 	r.serve()
-}
-
-// TestFeatures: what is announced is compiled.
-func TestFeatures(t *testing.T) {
-	f := Features()
-	if f.OCIVersionMax != specs.Version || len(f.MountOptions) == 0 || !strings.Contains(fmt.Sprint(f.MountOptions), " rro ") {
-		t.Errorf("%+v", f)
-	}
-	if *f.Linux.Selinux.Enabled {
-		t.Error("announced, but refused by compile")
-	}
-	data, err := proto.Marshal(&anypb.Any{})
-	if err != nil || len(data) != 0 {
-		t.Fatal(err)
-	}
 }
 
 // TestSharedRoot: a root on a mount that is shared, as all are under systemd.

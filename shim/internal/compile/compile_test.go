@@ -140,7 +140,6 @@ func TestRefused(t *testing.T) {
 		"process.user.additionalGids: 11: not mapped in the user namespace": func(s *specs.Spec) { userns(s); s.Process.User.AdditionalGids = []uint32{1, 11} },
 		"linux.uidMappings: missing: a new user namespace needs them":       func(s *specs.Spec) { userns(s); s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil },
 		"linux.netDevices: not supported":                                   func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
-		"linux.mountLabel: not supported":                                   func(s *specs.Spec) { s.Linux.MountLabel = "x" },
 		"linux.intelRdt: not supported":                                     func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
 		"linux.timeOffsets: needs a time namespace":                         func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
 		"linux.timeOffsets: \"x\": unknown clock": func(s *specs.Spec) {
@@ -201,8 +200,14 @@ func TestRefused(t *testing.T) {
 		"linux.namespaces[0].path: an existing mount namespace: not supported": func(s *specs.Spec) {
 			s.Linux.Namespaces[0].Path = "/proc/1/ns/mnt"
 		},
-		"mounts[0].options: tmpcopyup: not supported": func(s *specs.Spec) {
-			s.Mounts = []specs.Mount{{Destination: "/x", Type: "tmpfs", Options: []string{"tmpcopyup"}}}
+		"mounts[0].options: tmpcopyup: only a tmpfs is copied to": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/x", Type: "proc", Options: []string{"tmpcopyup"}}}
+		},
+		"mounts[1].options: tmpcopyup below mounts[0]: not supported": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/x/", Source: "/", Type: "bind"}, {Destination: "/x/y", Type: "tmpfs", Options: []string{"tmpcopyup"}}}
+		},
+		"mounts[0].options: remount: not supported": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/x", Type: "tmpfs", Options: []string{"remount"}}}
 		},
 		"mounts[0].options: idmap: neither the mount nor the container has mappings": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/x", Source: "/", Type: "bind", Options: []string{"rbind", "ridmap"}}}
@@ -219,7 +224,7 @@ func TestRefused(t *testing.T) {
 		"linux.sysctl[user.max_user_namespaces]: needs a user namespace": func(s *specs.Spec) {
 			s.Linux.Sysctl = map[string]string{"user.max_user_namespaces": "1"}
 		},
-		"mounts[0].options: \"size=1\": unknown for a bind mount": func(s *specs.Spec) {
+		"mounts[0].options: \"size=1\": not an option of a bind mount": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/x", Source: "/", Type: "bind", Options: []string{"size=1"}}}
 		},
 		"mounts[0].destination: missing": func(s *specs.Spec) { s.Mounts = []specs.Mount{{Type: "tmpfs"}} },

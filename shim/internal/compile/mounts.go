@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -36,6 +37,9 @@ func (b *builder) mount(i int, m *specs.Mount) error {
 	if err := b.idmap(field, m, &opts); err != nil {
 		return err
 	}
+	if opts.copyUp && (opts.bind || m.Type != "tmpfs") {
+		return invalid(field+".options", "tmpcopyup: only a tmpfs is copied to")
+	}
 	switch {
 	case opts.bind || m.Type == "bind":
 		return b.bind(field, m, opts)
@@ -47,6 +51,8 @@ func (b *builder) mount(i int, m *specs.Mount) error {
 		return b.cgroupMount(field, m, opts)
 	case m.Type == "":
 		return invalid(field+".type", "missing")
+	case opts.copyUp:
+		return b.copiedTmpfs(i, m, opts)
 	}
 	b.fsMount(i, m, m.Type, opts)
 	return nil
@@ -80,6 +86,7 @@ func (b *builder) fsMount(i int, m *specs.Mount, fstype string, opts mountOption
 		mounted = slotMount
 		b.fsopen(step, fstype, m.Source, opts.data, opts.attr.set, mounted)
 	}
+	b.label(fstype, mounted)
 	b.finish(step, program.From(mounted), opts, false)
 	// What a process is told by /proc and /sys must be what the kernel
 	// says, where it says it: CVE-2019-16884, CVE-2019-19921.
@@ -87,8 +94,16 @@ func (b *builder) fsMount(i int, m *specs.Mount, fstype string, opts mountOption
 	if fstype == "proc" || fstype == "sysfs" {
 		how = howPlain
 	}
-	b.target(m.Destination, how, func(parent program.Arg, base string) { b.mkdir(m.Destination, parent, base) })
+	var found func()
+	if fstype == "tmpfs" && !hasMode(opts.data) {
+		found = func() { b.likeBelow(step, mounted) }
+	}
+	b.targetFound(m.Destination, how, func(parent program.Arg, base string) { b.mkdir(m.Destination, parent, base) }, found)
 	b.attach(step, program.From(mounted))
+}
+
+func hasMode(data []string) bool {
+	return slices.ContainsFunc(data, func(o string) bool { return strings.HasPrefix(o, "mode=") })
 }
 
 // fsopen leaves a detached mount of a new superblock in out.
@@ -105,6 +120,9 @@ func (b *builder) fsopen(step, fstype, source string, data []string, attr uint64
 			continue
 		}
 		b.fsconfig(step+": "+opt, key, value)
+	}
+	if l := b.spec.Linux.MountLabel; l != "" && !unlabelled[fstype] {
+		b.fsconfig("linux.mountLabel: "+l+" for "+fstype, "context", l)
 	}
 	b.call(step, unix.SYS_FSCONFIG, program.From(slotFS),
 		program.Named(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), null, null, program.Int(0))
@@ -136,7 +154,7 @@ func (b *builder) finish(step string, fd program.Arg, opts mountOptions, bind bo
 // from within.
 func (b *builder) bind(field string, m *specs.Mount, opts mountOptions) error {
 	if len(opts.data) > 0 {
-		return invalid(field+".options", "%q: unknown for a bind mount", opts.data[0])
+		return invalid(field+".options", "%q: not an option of a bind mount", opts.data[0])
 	}
 	if m.Source == "" {
 		return invalid(field+".source", "missing")
@@ -193,6 +211,7 @@ func (b *builder) cgroupMount(field string, m *specs.Mount, opts mountOptions) e
 		return invalid(field+".options", "%q: the host's cgroup hierarchy has its own", opts.data[0])
 	}
 	if b.hasNamespace(specs.CgroupNamespace) {
+		b.ownCgroup(opts)
 		b.fsMount(-1, m, "cgroup2", opts)
 		return nil
 	}
@@ -208,11 +227,19 @@ func (b *builder) cgroupMount(field string, m *specs.Mount, opts mountOptions) e
 // target leaves the mount point in slotDest. Where it does not exist, its
 // parents are made, and create makes the last component.
 func (b *builder) target(dest string, how program.Arg, create func(parent program.Arg, base string)) {
+	b.targetFound(dest, how, create, nil)
+}
+
+// targetFound is target, and has found add what is to be done where it exists.
+func (b *builder) targetFound(dest string, how program.Arg, create func(parent program.Arg, base string), found func()) {
 	step := "open mount point " + dest
 	dest = path.Clean("/" + dest)
 	exists := b.here()
 	b.open(step, dest, how, slotDest)
 	if dest == "/" {
+		if found != nil {
+			found()
+		}
 		return
 	}
 	b.plan.Ops[exists].Answers = []unix.Errno{unix.ENOENT}
@@ -224,6 +251,13 @@ func (b *builder) target(dest string, how program.Arg, create func(parent progra
 	}
 	create(parent, path.Base(dest))
 	b.open(step, dest, how, slotDest)
+	if found != nil {
+		made := b.jump()
+		b.hop(exists)
+		found()
+		b.hop(made)
+		return
+	}
 	b.hop(exists)
 }
 

@@ -58,7 +58,7 @@ var propagations = map[string]propagation{
 // MountOptions are the options that mini understands in mounts[].options, for
 // the features that it announces.
 func MountOptions() []string {
-	all := []string{"bind", "rbind", "defaults", "idmap", "ridmap"}
+	all := slices.Concat([]string{"bind", "rbind", "idmap", "ridmap", "tmpcopyup"}, superOptions, voidOptions)
 	for o := range attrOptions {
 		all = append(all, o, "r"+o)
 	}
@@ -69,6 +69,13 @@ func MountOptions() []string {
 	return all
 }
 
+// superOptions belong to a file system, whichever it is: fsconfig(2) takes them by
+// name. A bind mount has none.
+var superOptions = []string{"async", "dirsync", "lazytime", "mand", "nolazytime", "nomand", "sync"}
+
+// voidOptions say what is so anyway: a mount that fails says why.
+var voidOptions = []string{"defaults", "loud", "silent"}
+
 // mountOptions is mounts[].options, sorted into what they mean.
 type mountOptions struct {
 	bind, recursive bool
@@ -76,6 +83,7 @@ type mountOptions struct {
 	propagation     propagation
 	data            []string // the file system's own
 	idmap, idmapAll bool
+	copyUp          bool
 	ids             *program.IDMaps // what it is mapped to
 }
 
@@ -94,8 +102,10 @@ func parseOptions(field string, options []string) (mountOptions, error) {
 			o.propagation = p
 			continue
 		}
+		if slices.Contains(voidOptions, opt) {
+			continue
+		}
 		switch opt {
-		case "defaults":
 		case "bind":
 			o.bind = true
 		case "rbind":
@@ -104,7 +114,9 @@ func parseOptions(field string, options []string) (mountOptions, error) {
 			o.idmap = true
 		case "ridmap":
 			o.idmap, o.idmapAll = true, true
-		case "tmpcopyup", "remount":
+		case "tmpcopyup":
+			o.copyUp = true
+		case "remount":
 			return o, unsupported(field + ": " + opt)
 		case "":
 			return o, invalid(field, "empty option")

@@ -39,7 +39,6 @@ func supported(spec *specs.Spec) error {
 		{spec.ZOS != nil, "zos"},
 		{spec.FreeBSD != nil, "freebsd"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
-		{l.MountLabel != "", "linux.mountLabel"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
 	}
 	for _, r := range refused {

@@ -128,6 +128,11 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 	if err := c.makeGroup(ctx, plan, &undo); err != nil {
 		return nil, err
 	}
+	if plan.CgroupOwner != nil {
+		if err := ownCgroup(c.group.FD(), int(*plan.CgroupOwner)); err != nil {
+			return nil, fmt.Errorf("linux.cgroupsPath: %w", err)
+		}
+	}
 	c.init = newProcess(c, "", cfg.Spec.Process, cfg.Stdio)
 	if err := c.init.make(ctx, plan, files); err != nil {
 		return nil, err

@@ -32,6 +32,8 @@ func openFiles(files []program.File, given int, ns *maker) (_ []int, err error) 
 			fd, err = unix.FcntlInt(uintptr(given), unix.F_DUPFD_CLOEXEC, 0)
 		case program.FileBind, program.FileRecursiveBind:
 			fd, err = openMapped(&f, ns)
+		case program.FileCopiedTmpfs:
+			fd, err = openCopiedTmpfs(&f, given)
 		case program.FileDevice:
 			fd, err = openDevice(&f)
 		case program.FileNamespace:

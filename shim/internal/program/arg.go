@@ -15,6 +15,8 @@ const (
 	argStr                 // the address of strs[0], NUL-terminated
 	argPtrs                // the address of a NULL-terminated array of strings
 	argVec                 // the address of an array of 64-bit words, each an Arg
+	argBuf                 // the address of buf
+	argLoad                // the 64-bit word at value in buf
 )
 
 // Arg is one argument of a system call: a number, what a slot holds, or the
@@ -26,6 +28,7 @@ type Arg struct {
 	data  []byte
 	strs  []string
 	vec   []Arg
+	buf   *Buffer
 	text  string // how it prints, where the kind alone does not say
 }
 
@@ -69,6 +72,18 @@ func Strs(s []string) Arg {
 // pointers, such as struct sock_fprog or struct msghdr.
 func Vec(text string, words ...Arg) Arg {
 	return Arg{kind: argVec, vec: words, text: text}
+}
+
+// Buffer is memory that one Op has the kernel write to and later ones read from.
+type Buffer struct{ Size int }
+
+// Addr is where it is, text what stands for it in print.
+func (b *Buffer) Addr(text string) Arg { return Arg{kind: argBuf, buf: b, text: text} }
+
+// Load is the 64-bit word at an offset in it. A call that wants less looks at the
+// low bits alone.
+func (b *Buffer) Load(offset int, text string) Arg {
+	return Arg{kind: argLoad, buf: b, value: uint64(offset), text: text}
 }
 
 func (a Arg) String() string { return a.text }

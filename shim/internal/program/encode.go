@@ -52,7 +52,10 @@ func (p *Program) Encode() ([]byte, error) {
 	return e.buf, nil
 }
 
-type encoder struct{ buf []byte }
+type encoder struct {
+	buf     []byte
+	buffers map[*Buffer]uint64 // where they are
+}
 
 func slotOffset(s Slot) int { return slotsAt + 8*int(s) }
 
@@ -67,7 +70,7 @@ func (e *encoder) op(at int, o *Op) {
 		flags |= flagRetry
 	}
 	for i, a := range o.Args {
-		if a.kind == argSlot {
+		if a.kind == argSlot || a.kind == argLoad {
 			flags |= 1 << i
 		}
 		v := e.arg(a)
@@ -101,6 +104,10 @@ func (e *encoder) arg(a Arg) uint64 {
 			words[i] = e.data(append([]byte(s), 0))
 		}
 		return e.words(words)
+	case argBuf:
+		return e.buffer(a.buf)
+	case argLoad:
+		return e.buffer(a.buf) + a.value
 	case argVec:
 		words := make([]uint64, len(a.vec))
 		for i, w := range a.vec {
@@ -110,6 +117,18 @@ func (e *encoder) arg(a Arg) uint64 {
 	default:
 		return a.value
 	}
+}
+
+func (e *encoder) buffer(b *Buffer) uint64 {
+	at, ok := e.buffers[b]
+	if !ok {
+		at = e.data(make([]byte, b.Size))
+		if e.buffers == nil {
+			e.buffers = map[*Buffer]uint64{}
+		}
+		e.buffers[b] = at
+	}
+	return at
 }
 
 // data appends b, aligned as any struct of the kernel's interface wants it.

@@ -52,6 +52,10 @@ type Plan struct {
 	// before the gate opens.
 	Scope *Scope
 
+	// CgroupOwner is given the container's cgroup: a uid of the host's. Nil
+	// leaves it root's.
+	CgroupOwner *uint32
+
 	// Filter is the op that loads the seccomp filter, nil without one: execs
 	// in the container load the same.
 	Filter *Op
@@ -82,6 +86,9 @@ const (
 	FileBind
 	// FileRecursiveBind is the same with AT_RECURSIVE.
 	FileRecursiveBind
+	// FileCopiedTmpfs is a tmpfs with Options and Attr, filled with a copy of
+	// what the root has at Path.
+	FileCopiedTmpfs
 	// FileDevice is a FileBind of a device, verified to be that of Mode and
 	// Rdev: S_IFCHR and 1:3 for /dev/null.
 	FileDevice
@@ -103,6 +110,10 @@ type File struct {
 	// Mode is the type of a device, as in st_mode, Rdev its number.
 	Mode uint32
 	Rdev uint64
+	// Options are those of a new file system, Attr are the attributes of its
+	// mount: fsmount(2).
+	Options []string
+	Attr    uint64
 	// IDs is how a bind is id-mapped, or the mapping of a new user
 	// namespace. Nil for none.
 	IDs *IDMaps
@@ -176,6 +187,9 @@ func (p *Plan) String() string {
 			fmt.Fprintf(&b, "systemd %s\n", q)
 		}
 	}
+	if p.CgroupOwner != nil {
+		fmt.Fprintf(&b, "cgroup  owner = %d\n", *p.CgroupOwner)
+	}
 	for i, f := range p.Files {
 		fmt.Fprintf(&b, "file    %d = %s  # %s\n", FdFiles+i, f, f.Field)
 	}
@@ -210,6 +224,8 @@ func (f File) String() string {
 		return "open_tree " + f.Path + f.mapText()
 	case FileRecursiveBind:
 		return "open_tree AT_RECURSIVE " + f.Path + f.mapText()
+	case FileCopiedTmpfs:
+		return fmt.Sprintf("tmpfs {%s}, attr=%#x, copy of %s in the root", strings.Join(f.Options, ","), f.Attr, f.Path)
 	case FileUserNamespace:
 		if f.Path == "" {
 			return "user namespace " + f.IDs.String()

@@ -68,6 +68,9 @@ func callName(nr int) string {
 }
 
 var callNames = map[int]string{
+	unix.SYS_FCHMODAT:          "fchmodat",
+	unix.SYS_STATX:             "statx",
+	unix.SYS_FSETXATTR:         "fsetxattr",
 	unix.SYS_CAPSET:            "capset",
 	unix.SYS_CHDIR:             "chdir",
 	unix.SYS_CLONE3:            "clone3",

@@ -31,6 +31,9 @@ var cloexec = program.Op{
 	Args: []program.Arg{program.Int(3), program.Int(int64(^uint32(0))), program.Int(unix.CLOSE_RANGE_CLOEXEC)},
 }
 
+// newAgent is New, but where the tests are for another machine.
+var newAgent = New
+
 func start(t *testing.T, ops ...program.Op) (*Process, *os.File, error) {
 	t.Helper()
 	return startCommand(t, Command{Program: &program.Program{Ops: ops}, Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS})
@@ -56,11 +59,14 @@ func startCommand(t *testing.T, cmd Command) (*Process, *os.File, error) {
 		t.Fatal(err)
 	}
 	defer cg.Close()
-	a, err := New()
+	a, err := newAgent()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer a.Close()
+	if a.emulator != "" {
+		cmd.Program = forARM64(cmd.Program)
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -66,11 +67,19 @@ func (e *StepError) Error() string { return e.Step + ": " + e.Errno.Error() }
 func (e *StepError) Unwrap() error { return e.Errno }
 
 // Agent holds the executable that every process begins as.
-type Agent struct{ memfd int }
+type Agent struct {
+	memfd int
+	// emulator runs the agent of another machine, in a test.
+	emulator string
+}
 
 // New makes the agent's executable. A shim does so once.
 func New() (*Agent, error) {
-	fd, err := newMemfd()
+	code, err := machineCode()
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	fd, err := newMemfd(executable(code, runtime.GOARCH))
 	if err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
@@ -152,8 +161,12 @@ func (a *Agent) clone(c *Command, p *Process, sock int) error {
 	// The agent's own descriptor is one of the list, so that ForkExec
 	// cannot put another file over it before it is executed.
 	path := fmt.Sprintf("/proc/self/fd/%d", program.FdAgent)
+	var argv []string
+	if a.emulator != "" {
+		path, argv = a.emulator, []string{a.emulator, path}
+	}
 	var err error
-	if p.Pid, err = syscall.ForkExec(path, nil, attr); err != nil {
+	if p.Pid, err = syscall.ForkExec(path, argv, attr); err != nil {
 		return fmt.Errorf("clone: %w", err)
 	}
 	// A pidfd with O_NONBLOCK makes waitid(2) answer EAGAIN instead of

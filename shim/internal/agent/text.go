@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,12 +34,8 @@ const (
 
 // executable is agent as a static ELF file: elf(5). It has one segment of
 // code, and a PT_GNU_STACK so that no kernel makes all memory executable.
-func executable() ([]byte, error) {
-	code, err := machineCode()
-	if err != nil {
-		return nil, err
-	}
-	machine := map[string]uint16{"amd64": 62, "arm64": 183}[runtime.GOARCH]
+func executable(code []byte, goarch string) []byte {
+	machine := map[string]uint16{"amd64": 62, "arm64": 183}[goarch]
 	size := uint64(codeOffset + len(code))
 
 	var b bytes.Buffer
@@ -63,16 +58,12 @@ func executable() ([]byte, error) {
 	le(uint32(ptGNUStack), uint32(6), uint64(0), uint64(0), uint64(0))
 	le(uint64(0), uint64(0), uint64(16))
 	b.Write(code)
-	return b.Bytes(), nil
+	return b.Bytes()
 }
 
 // newMemfd returns a sealed, executable memfd(2) that holds agent. It is born
 // with close-on-exec.
-func newMemfd() (int, error) {
-	elf, err := executable()
-	if err != nil {
-		return -1, err
-	}
+func newMemfd(elf []byte) (int, error) {
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	// MFD_EXEC says that we mean it; kernels before 6.3 do not know it.
 	fd, err := unix.MemfdCreate("mini-agent", flags|unix.MFD_EXEC)

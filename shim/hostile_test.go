@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/containerd-mini/mini/shim/internal/agent"
 )
 
 // attack is an image, a spec or both that once led out of a container of runc
@@ -56,6 +59,12 @@ func (a *arena) write(name, content string) {
 
 func newArena(t *testing.T) *arena {
 	r := newRig(t)
+	// As the shim does, where somebody has made it ignore them.
+	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGINT} {
+		if signal.Ignored(sig) {
+			r.must(agent.Deafen(sig))
+		}
+	}
 	a := &arena{rig: r, root: filepath.Join(r.dir, "rootfs"), host: filepath.Join(r.dir, "host")}
 	for _, dir := range []string{"empty", "dir/sub", "proc/sys/net/ipv4", "proc/self/attr"} {
 		a.must(os.MkdirAll(filepath.Join(a.host, dir), 0o755))

@@ -51,8 +51,10 @@ type Config struct {
 // been nothing to do for a while.
 func Serve(l net.Listener, cfg Config) error {
 	debug.SetGCPercent(gcPercent)
-	// A stop of containerd's service is no reason to lose containers.
-	if err := agent.Deafen(unix.SIGTERM, unix.SIGINT); err != nil {
+	// A stop of containerd's service is no reason to lose containers. And what
+	// containerd was told to ignore, by nohup(1), its containers are not: a
+	// signal that is ignored stays so in execve(2), one with a handler does not.
+	if err := agent.Deafen(unix.SIGTERM, unix.SIGINT, unix.SIGHUP); err != nil {
 		return err
 	}
 	a, err := agent.New()

@@ -120,11 +120,7 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 			return nil, err
 		}
 	}
-	files, err := openFiles(plan.Files, rootfs, ns)
-	if err != nil {
-		return nil, err
-	}
-	defer closeAll(files)
+	// Before the files: one of them may be the cgroup.
 	if err := c.makeGroup(ctx, plan, &undo); err != nil {
 		return nil, err
 	}
@@ -133,6 +129,11 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 			return nil, fmt.Errorf("linux.cgroupsPath: %w", err)
 		}
 	}
+	files, err := openFiles(plan.Files, rootfs, ns)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(files)
 	c.init = newProcess(c, "", cfg.Spec.Process, cfg.Stdio)
 	if err := c.init.make(ctx, plan, files); err != nil {
 		return nil, err

@@ -143,7 +143,7 @@ func TestCrash(t *testing.T) {
 
 // goOn starts the snapshotter after a crash and lives the rest of the life.
 func goOn(t *testing.T, root string, done int) {
-	if _, err := Fsck(root, false); err != nil {
+	if _, err := Fsck(at(root), false); err != nil {
 		t.Errorf("fsck: %v", err)
 	}
 	s := open(t, root)
@@ -168,7 +168,7 @@ func goOn(t *testing.T, root string, done int) {
 	}
 	eventually(t, "the trash is empty", func() bool { return len(names(t, s.dirs.trash())) == 0 })
 	must(t, s.Close())
-	if found, err := Fsck(root, false); err != nil || len(found) > 0 {
+	if found, err := Fsck(at(root), false); err != nil || len(found) > 0 {
 		t.Errorf("fsck: %q, %v", found, err)
 	}
 }
@@ -221,12 +221,12 @@ func TestFsckMends(t *testing.T) {
 		"worn: committed, but not known to be on disk (snapshots/5)",
 	}
 	for _, repair := range []bool{false, true} {
-		found, err := Fsck(root, repair)
+		found, err := Fsck(at(root), repair)
 		if err != nil || !slices.Equal(found, want) {
 			t.Errorf("repair %v: %q, %v", repair, found, err)
 		}
 	}
-	found, err := Fsck(root, false)
+	found, err := Fsck(at(root), false)
 	if err != nil || !slices.Equal(found, want[len(want)-1:]) {
 		t.Errorf("mended: %q, %v", found, err)
 	}
@@ -239,7 +239,7 @@ func TestFsckOfUsedRoot(t *testing.T) {
 	needRoot(t)
 	root := t.TempDir()
 	open(t, root)
-	if _, err := Fsck(root, true); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := Fsck(at(root), true); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Error(err)
 	}
 }

@@ -16,11 +16,11 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Fsck looks for what is wrong below root, and mends it if it is to. Nobody may use root meanwhile: a
+// Fsck looks for what is wrong below the root, and mends it if it is to. Nobody may use it meanwhile: a
 // service that runs is an error. Each finding is a line. What a start mends by itself
 // is found too: fsck can be asked after a crash, before it.
-func Fsck(root string, repair bool) (findings []string, err error) {
-	d := dirs{root}
+func Fsck(c Config, repair bool) (findings []string, err error) {
+	d := dirs{c.Root}
 	if findings, err = checkStore(d.metadata()); err != nil || len(findings) > 0 {
 		return findings, err // nothing else can be believed, and nothing is to be done by machine
 	}
@@ -40,8 +40,7 @@ func Fsck(root string, repair bool) (findings []string, err error) {
 		return findings, err
 	}
 	// The rest is what every start does.
-	c := DefaultConfig()
-	c.Root, c.Log = root, slog.New(slog.DiscardHandler)
+	c.Log = slog.New(slog.DiscardHandler)
 	s, err := Open(c)
 	if err != nil {
 		return findings, err

@@ -63,10 +63,16 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func open(t testing.TB, root string, change ...func(*Config)) *Snapshotter {
-	t.Helper()
+// at is the default configuration of a root.
+func at(root string) Config {
 	c := DefaultConfig()
 	c.Root, c.Log = root, slog.New(slog.DiscardHandler)
+	return c
+}
+
+func open(t testing.TB, root string, change ...func(*Config)) *Snapshotter {
+	t.Helper()
+	c := at(root)
 	for _, f := range change {
 		f(&c)
 	}

@@ -302,13 +302,13 @@ func TestPowerCut(t *testing.T) {
 
 // afterCut looks at a crash image after so many deeds.
 func afterCut(t *testing.T, image string, done int) {
-	at := t.TempDir()
-	if out, err := exec.Command("mount", "-o", "loop", image, at).CombinedOutput(); err != nil {
+	mounted := t.TempDir()
+	if out, err := exec.Command("mount", "-o", "loop", image, mounted).CombinedOutput(); err != nil {
 		t.Fatalf("the journal: %v: %s", err, out)
 	}
-	defer func() { must(t, unix.Unmount(at, 0)) }()
-	root := at + "/root"
-	found, err := Fsck(root, false)
+	defer func() { must(t, unix.Unmount(mounted, 0)) }()
+	root := mounted + "/root"
+	found, err := Fsck(at(root), false)
 	must(t, err)
 	s := open(t, root)
 	defer func() { must(t, s.Close()) }()

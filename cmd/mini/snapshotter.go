@@ -82,13 +82,13 @@ func runSnapshotter(args []string) error {
 	case "usage":
 		return snapshotter.Totals(context.Background(), c.Address, os.Stdout)
 	case "fsck":
-		return fsck(c.Root, *repair)
+		return fsck(c, *repair)
 	}
 	return fmt.Errorf("snapshotter: %q: want ls, usage or fsck", args[0])
 }
 
-func fsck(root string, repair bool) error {
-	findings, err := snapshotter.Fsck(root, repair)
+func fsck(c snapshotter.Config, repair bool) error {
+	findings, err := snapshotter.Fsck(c, repair)
 	for _, f := range findings {
 		fmt.Println(f)
 	}

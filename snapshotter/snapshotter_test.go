@@ -1,12 +1,14 @@
 package snapshotter
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -338,5 +340,30 @@ func TestTrashWaitsForTransaction(t *testing.T) {
 	must(t, s.trash.empty())
 	if got := names(t, s.dirs.trash()); len(got) != 0 {
 		t.Errorf("in trash/: %q", got)
+	}
+}
+
+// A tree that takes long to count is counted for a tenth of the time at most.
+func TestUsageIsNotCountedAgain(t *testing.T) {
+	c := newCounter()
+	defer c.close()
+	counted := int64(0)
+	slow := func(context.Context) (snapshots.Usage, error) {
+		counted++
+		time.Sleep(4 * patience)
+		return snapshots.Usage{Size: counted}, nil
+	}
+	for range 20 { // together they take less than leisure
+		if u, err := c.ask(ctx, "1", slow); err != nil || u.Size != 1 {
+			t.Fatalf("%v, %v", u, err)
+		}
+	}
+	eventually(t, "it is counted again", func() bool {
+		u, err := c.ask(ctx, "1", slow)
+		return err == nil && u.Size == 2
+	})
+	c.forget("1")
+	if u, err := c.ask(ctx, "1", slow); err != nil || u.Size < 3 {
+		t.Errorf("after it was forgotten: %v, %v", u, err)
 	}
 }

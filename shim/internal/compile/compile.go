@@ -64,6 +64,7 @@ type builder struct {
 	exec bool
 	opt  Options
 
+	shown    bool            // the root is where hooks look for it
 	idmaps   *program.IDMaps // of the container's user namespace, if known
 	newFlags uintptr         // the namespaces that are made
 	joinsPID bool            // a pid namespace is joined
@@ -91,6 +92,7 @@ func Container(spec *specs.Spec, opt Options) (*program.Plan, error) {
 		b.lsm,
 		b.mappings,
 		b.namespaces,
+		b.netDevices,
 		b.root,
 		b.enterSharedPID,
 		b.mounts,

@@ -139,9 +139,17 @@ func TestRefused(t *testing.T) {
 		"process.user.uid: 10: not mapped in the user namespace":            func(s *specs.Spec) { userns(s); s.Process.User.UID = 10 },
 		"process.user.additionalGids: 11: not mapped in the user namespace": func(s *specs.Spec) { userns(s); s.Process.User.AdditionalGids = []uint32{1, 11} },
 		"linux.uidMappings: missing: a new user namespace needs them":       func(s *specs.Spec) { userns(s); s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil },
-		"linux.netDevices: not supported":                                   func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
-		"linux.intelRdt: not supported":                                     func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
-		"linux.timeOffsets: needs a time namespace":                         func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
+		"linux.netDevices: needs a network namespace":                       func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
+		"linux.netDevices[a/b]: not the name of a network device": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a/b": {}}
+		},
+		"linux.netDevices[b].name: \"x\": given twice": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {Name: "x"}, "b": {Name: "x"}}
+		},
+		"linux.intelRdt: not supported":             func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		"linux.timeOffsets: needs a time namespace": func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
 		"linux.timeOffsets: \"x\": unknown clock": func(s *specs.Spec) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"x": {}}
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})

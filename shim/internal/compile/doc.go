@@ -10,6 +10,7 @@
 //	users.go        linux.uidMappings, linux.gidMappings: user namespaces
 //	rootfs.go       root, pivot_root(2)
 //	hooks.go        hooks
+//	netdevices.go   linux.netDevices
 //	mounts.go       mounts, and options.go their options; tmpfs.go what a new one gets
 //	devices.go      linux.devices and the default devices and links of /dev
 //	masks.go        linux.maskedPaths, linux.readonlyPaths, linux.sysctl

@@ -53,8 +53,9 @@ func (b *builder) hooks() error {
 				return invalid(field+".timeout", "%d: not a number of seconds", *h.Timeout)
 			}
 		}
-		b.plan.Waits = b.plan.Waits || i < 3 && len(kind.List) > 0
+		b.shown = b.shown || i < 3 && len(kind.List) > 0
 	}
+	b.plan.Waits = b.shown
 	return nil
 }
 

@@ -43,7 +43,7 @@ func (b *builder) root() error {
 	// mount_namespaces(7), pivot_root(2).
 	b.call("make the old tree private", unix.SYS_MOUNT, null, program.Str("/"), null,
 		program.Named(unix.MS_REC|unix.MS_PRIVATE, "MS_REC|MS_PRIVATE"), null)
-	if b.plan.Waits {
+	if b.shown {
 		at := rootPath(b.spec, b.opt.Bundle)
 		b.call("mount the root on "+at, unix.SYS_MOVE_MOUNT, root, emptyPath, cwd, program.Str(at), fromFd)
 		return nil
@@ -55,7 +55,7 @@ func (b *builder) root() error {
 
 // setUp waits for the hooks, if there are any.
 func (b *builder) setUp() error {
-	if b.plan.Waits {
+	if b.shown {
 		b.wait("wait for hooks")
 		b.pivot()
 	}

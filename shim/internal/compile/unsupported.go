@@ -38,7 +38,6 @@ func supported(spec *specs.Spec) error {
 		{spec.VM != nil, "vm"},
 		{spec.ZOS != nil, "zos"},
 		{spec.FreeBSD != nil, "freebsd"},
-		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
 	}
 	for _, r := range refused {

@@ -60,6 +60,8 @@ func newProcess(c *Container, execID string, spec *specs.Process, cfg stdio.Conf
 // make opens the streams and makes the process, up to its gate. After an error
 // nothing is left.
 func (p *Process) make(ctx context.Context, plan *program.Plan, files []int) (err error) {
+	var devices netDevices
+	defer devices.close() // after what undoes their move
 	var undo cleanup
 	defer func() { err = undo.unless(err) }()
 	io, err := stdio.Open(ctx, p.stdioCfg)
@@ -92,6 +94,9 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int) (er
 	}
 	undo.add(proc.Abandon)
 	if plan.Waits {
+		if err := devices.move(proc.Pid, plan.NetDevices, &undo); err != nil {
+			return err
+		}
 		if err := p.container.createHooks(ctx, proc); err != nil {
 			return err
 		}

@@ -38,7 +38,7 @@ type Plan struct {
 	Forks bool
 
 	// Waits says that there is one more gate, before the one at the end: there
-	// the shim runs the hooks that belong to the creation.
+	// the shim moves NetDevices, and runs the hooks that belong to the creation.
 	Waits bool
 
 	// Files are opened by the shim, in the host's namespaces, and handed
@@ -55,6 +55,10 @@ type Plan struct {
 	// CgroupOwner is given the container's cgroup: a uid of the host's. Nil
 	// leaves it root's.
 	CgroupOwner *uint32
+
+	// NetDevices are moved into the container's network namespace at that
+	// gate, before the hooks.
+	NetDevices []NetDevice
 
 	// Filter is the op that loads the seccomp filter, nil without one: execs
 	// in the container load the same.
@@ -74,6 +78,9 @@ type Scheduler struct {
 	Name string // of the policy
 	Attr unix.SchedAttr
 }
+
+// NetDevice is a network device of the host, and its name in the container.
+type NetDevice struct{ Name, NewName string }
 
 // FileKind tells how the shim comes by a File.
 type FileKind uint8
@@ -192,6 +199,9 @@ func (p *Plan) String() string {
 	}
 	for i, f := range p.Files {
 		fmt.Fprintf(&b, "file    %d = %s  # %s\n", FdFiles+i, f, f.Field)
+	}
+	for _, d := range p.NetDevices {
+		fmt.Fprintf(&b, "netdev  %s -> %s\n", d.Name, d.NewName)
 	}
 	if p.OOMScoreAdj != nil {
 		fmt.Fprintf(&b, "oom     oom_score_adj = %d\n", *p.OOMScoreAdj)

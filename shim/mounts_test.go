@@ -18,7 +18,7 @@ func TestTmpfs(t *testing.T) {
 	r.applets("stat", "readlink", "ls")
 	root := filepath.Join(r.dir, "rootfs")
 	for dir, mode := range map[string]os.FileMode{"tmp": 0o751 | os.ModeSticky, "copy": 0o710 | os.ModeSetgid, "copy/sub": 0o700, "real": 0o755} {
-		r.must(os.Mkdir(filepath.Join(root, dir), 0o755))
+		r.must(os.MkdirAll(filepath.Join(root, dir), 0o755))
 		r.must(os.Chmod(filepath.Join(root, dir), mode))
 	}
 	r.must(os.Chown(filepath.Join(root, "copy"), 3, 4))

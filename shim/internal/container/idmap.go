@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -78,19 +77,30 @@ func openMappedOverlay(m Mount, ids *program.IDMaps, ns *maker) (int, error) {
 	if err := ns.idmap(mapped, ids, false); err != nil {
 		return -1, err
 	}
-	open := func(path string) (int, error) {
-		below, err := filepath.Rel(top, path)
-		if err != nil {
-			return -1, err
-		}
-		return openDir(mapped, below)
-	}
-	fd, err := overlay(m, open)
-	if errors.Is(err, unix.EINVAL) {
-		// Before Linux 6.15 a layer must not be in a detached mount.
-		return attached(mapped, func() (int, error) { return overlay(m, open) })
+	in := &mappedDir{top, mapped}
+	fd, err := overlay(m, in)
+	if errors.Is(err, errOnePage) || errors.Is(err, unix.EINVAL) {
+		return overlayInOnePage(m, in)
 	}
 	return fd, err
+}
+
+// mappedDir is a directory of the host, and an id-mapped mount of it.
+type mappedDir struct {
+	path string
+	fd   int
+}
+
+// open opens a directory, in the mapped one if there is one.
+func (d *mappedDir) open(path string) (int, error) {
+	if d == nil {
+		return openDir(unix.AT_FDCWD, path)
+	}
+	below, err := filepath.Rel(d.path, path)
+	if err != nil {
+		return -1, err
+	}
+	return openDir(d.fd, below)
 }
 
 // commonDir is the deepest directory that holds all lower layers.
@@ -115,28 +125,4 @@ func commonDir(m Mount) string {
 		return "/"
 	}
 	return top
-}
-
-// attached calls f while mount is attached to a mount namespace that nobody else
-// is in, and that ends with the thread: nothing can be left of it.
-func attached(mount int, f func() (int, error)) (fd int, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// Never unlocked: the thread ends with the goroutine.
-		runtime.LockOSThread()
-		//nolint:forbidigo // the thread is locked, and ends
-		fd, err = -1, unix.Unshare(unix.CLONE_NEWNS)
-		if err == nil {
-			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
-		}
-		if err == nil {
-			err = unix.MoveMount(mount, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH)
-		}
-		if err == nil {
-			fd, err = f()
-		}
-	}()
-	<-done
-	return fd, err
 }

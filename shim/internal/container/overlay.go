@@ -22,21 +22,24 @@ var errOnePage = errors.New("overlayfs takes layers one by one since Linux 6.8")
 // mount(2) attaches what it makes. For that there is a mount namespace of one
 // thread, which ends with it; what is left is a detached clone. It costs a copy of
 // the host's mount table, which later kernels save.
-func overlayInOnePage(m Mount) (fd int, err error) {
+//
+// Layers that are id-mapped are opened in their mount, which is attached in that
+// namespace: until Linux 6.15 overlayfs takes none that is not.
+func overlayInOnePage(m Mount, mapped *mappedDir) (fd int, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		// Never unlocked: the thread ends with this goroutine, and no other
 		// comes into its namespace.
 		runtime.LockOSThread()
-		fd, err = overlayHere(m)
+		fd, err = overlayHere(m, mapped)
 	}()
 	<-done
 	return fd, err
 }
 
 // overlayHere does so in a mount namespace that it makes for its thread.
-func overlayHere(m Mount) (int, error) {
+func overlayHere(m Mount, mapped *mappedDir) (int, error) {
 	//nolint:forbidigo // the thread is locked, and ends
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return -1, fmt.Errorf("unshare: %w", err)
@@ -47,8 +50,14 @@ func overlayHere(m Mount) (int, error) {
 	if err := unix.Chdir("/proc/thread-self/fd"); err != nil {
 		return -1, fmt.Errorf("/proc/thread-self/fd: %w", err)
 	}
-	o := onePage{}
+	o := onePage{mapped: mapped}
 	defer o.close()
+	if mapped != nil {
+		// On top of the root, where no path leads: it begins below.
+		if err := unix.MoveMount(mapped.fd, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return -1, fmt.Errorf("attach id-mapped layers: %w", err)
+		}
+	}
 	if err := o.read(m.Options); err != nil {
 		return -1, err
 	}
@@ -70,6 +79,8 @@ type onePage struct {
 	flags uintptr
 	fds   []int
 	first string // of the layers, by its path
+
+	mapped *mappedDir // where the lower layers are, or nil
 }
 
 func (o *onePage) close() { closeAll(o.fds) }
@@ -83,7 +94,7 @@ func (o *onePage) read(options []string) error {
 				return err
 			}
 		case (key == "upperdir" || key == "workdir") && ok:
-			name, err := o.dir(value)
+			name, err := o.dir(value, nil)
 			if err != nil {
 				return err
 			}
@@ -104,7 +115,7 @@ func (o *onePage) lower(value string) error {
 		if l.key != "lowerdir+" {
 			return fmt.Errorf("lowerdir: data-only layers: %w", errOnePage)
 		}
-		name, err := o.dir(l.path)
+		name, err := o.dir(l.path, o.mapped)
 		if err != nil {
 			return err
 		}
@@ -119,8 +130,8 @@ func (o *onePage) lower(value string) error {
 
 // dir opens a directory, in this namespace: overlayfs takes none of another. Its
 // name is relative to /proc/thread-self/fd.
-func (o *onePage) dir(path string) (string, error) {
-	fd, err := openDir(unix.AT_FDCWD, path)
+func (o *onePage) dir(path string, mapped *mappedDir) (string, error) {
+	fd, err := mapped.open(path)
 	if err != nil {
 		return "", err
 	}

@@ -18,7 +18,7 @@ func TestOverlay(t *testing.T) {
 	}
 	for name, mount := range map[string]func(Mount) (int, error){
 		"as the kernel has it": func(m Mount) (int, error) { return openOverlay(m, nil) },
-		"in one page":          overlayInOnePage,
+		"in one page":          func(m Mount) (int, error) { return overlayInOnePage(m, nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), strings.Repeat("long", 40))

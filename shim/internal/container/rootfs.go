@@ -161,15 +161,15 @@ func openOverlay(m Mount, ns *maker) (int, error) {
 	if ids != nil {
 		return openMappedOverlay(Mount{Source: m.Source, Options: options}, ids, ns)
 	}
-	fd, err := overlay(m, func(path string) (int, error) { return openDir(unix.AT_FDCWD, path) })
+	fd, err := overlay(m, nil)
 	if errors.Is(err, errOnePage) {
-		return overlayInOnePage(m)
+		return overlayInOnePage(m, nil)
 	}
 	return fd, err
 }
 
-// overlay mounts one whose layers open opens.
-func overlay(m Mount, open func(path string) (int, error)) (int, error) {
+// overlay mounts one whose lower layers may be in a directory that is mapped.
+func overlay(m Mount, mapped *mappedDir) (int, error) {
 	c, err := newContext("overlay")
 	if err != nil {
 		return -1, err
@@ -182,10 +182,10 @@ func overlay(m Mount, open func(path string) (int, error)) (int, error) {
 		switch {
 		case key == "lowerdir" && ok:
 			for _, l := range splitLayers(value) {
-				c.dir(l.key, l.path, open)
+				c.dir(l.key, l.path, mapped)
 			}
 		case (key == "upperdir" || key == "workdir") && ok:
-			c.dir(key, value, func(path string) (int, error) { return openDir(unix.AT_FDCWD, path) })
+			c.dir(key, value, nil)
 		case o == "ro":
 			attr |= unix.MOUNT_ATTR_RDONLY
 		case o == "rw" || o == "defaults":
@@ -270,11 +270,11 @@ func (c *fsContext) flag(key string) {
 // dir gives a directory by descriptor, which overlayfs takes since Linux 6.13.
 // Linux 6.8 wants a name: that of the descriptor is short enough for the 256
 // bytes of an fsconfig string.
-func (c *fsContext) dir(key, path string, open func(string) (int, error)) {
+func (c *fsContext) dir(key, path string, mapped *mappedDir) {
 	if c.err != nil {
 		return
 	}
-	fd, err := open(path)
+	fd, err := mapped.open(path)
 	if err != nil {
 		c.fail(key, err)
 		return

@@ -365,6 +365,22 @@ var attacks = []attack{
 		},
 	},
 	{
+		name: "CVE-2021-43784/too-many-masked-paths", refused: "system calls, at most",
+		spec: func(_ *arena, s *specs.Spec) {
+			for i := range 10000 {
+				s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, fmt.Sprintf("/no/such/%d", i))
+			}
+		},
+	},
+	{
+		name: "CVE-2021-43784/many-masked-paths", script: "echo ok", out: "ok\n",
+		spec: func(_ *arena, s *specs.Spec) {
+			for i := range 5000 {
+				s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, fmt.Sprintf("/no/such/%d", i))
+			}
+		},
+	},
+	{
 		name: "CVE-2021-43784/groups", refused: "set groups: invalid argument",
 		spec: func(_ *arena, s *specs.Spec) { s.Process.User.AdditionalGids = make([]uint32, 70000) },
 	},

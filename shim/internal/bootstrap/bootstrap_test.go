@@ -12,6 +12,7 @@ import (
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	task "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/api/types"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
@@ -219,6 +220,9 @@ func FuzzParams(f *testing.F) {
 		if err := proto.Unmarshal(in, &want); err != nil {
 			return // containerd would not have sent it
 		}
+		if hasGroup(in) {
+			return // nor this: no message of today has any
+		}
 		if same := want.InstanceID == "c1" && want.Namespace == "ns"; ok != same {
 			t.Errorf("ok %v, containerd's types say %v", ok, same)
 		}
@@ -226,6 +230,17 @@ func FuzzParams(f *testing.F) {
 			t.Errorf("socket_dir %q, containerd's types say %q", p.socketDir, want.GetSocketDir())
 		}
 	})
+}
+
+func hasGroup(in []byte) bool {
+	for len(in) > 0 {
+		_, kind, n := protowire.ConsumeField(in)
+		if n < 0 || kind == protowire.StartGroupType {
+			return true
+		}
+		in = in[n:]
+	}
+	return false
 }
 
 func FuzzParse(f *testing.F) {

@@ -8,10 +8,10 @@ import "errors"
 
 var errWire = errors.New("malformed protobuf")
 
-// field is one field of a message: a number for wire type 0, bytes for 2.
+// field is one field of a message: its bytes are those of wire type 2.
 type field struct {
-	num   uint64
-	bytes []byte
+	num, wire uint64
+	bytes     []byte
 }
 
 // next splits the first field off b.
@@ -20,9 +20,9 @@ func next(b []byte) (f field, rest []byte, err error) {
 	if err != nil {
 		return f, nil, err
 	}
-	f.num = tag >> 3
+	f.num, f.wire = tag>>3, tag&7
 	var size uint64
-	switch tag & 7 {
+	switch f.wire {
 	case 0:
 		_, b, err = varint(b)
 		return f, b, err
@@ -86,6 +86,10 @@ func parseParams(stdin []byte, a *Args) (p params, ok bool) {
 		if err != nil {
 			return params{}, false
 		}
+		stdin = rest
+		if f.wire != 2 {
+			continue // not one of ours, whatever its number
+		}
 		switch f.num {
 		case 1:
 			p.id = string(f.bytes)
@@ -94,7 +98,6 @@ func parseParams(stdin []byte, a *Args) (p params, ok bool) {
 		case 9:
 			p.socketDir = string(f.bytes)
 		}
-		stdin = rest
 	}
 	return p, p.id == a.ID && p.namespace == a.Namespace
 }

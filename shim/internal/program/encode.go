@@ -28,6 +28,9 @@ const (
 // not valid, on a string with a NUL in it, and if strings and filters exceed
 // MaxImage.
 func (p *Program) Encode() ([]byte, error) {
+	if len(p.Ops) > MaxOps {
+		return nil, fmt.Errorf("mounts, devices and masked paths take %d system calls, at most %d", len(p.Ops), MaxOps)
+	}
 	if err := p.Validate(); err != nil {
 		return nil, fmt.Errorf("bug: %w", err)
 	}

@@ -11,7 +11,7 @@ import (
 const (
 	MaxAnswers = 4      // errnos in Op.Answers
 	MaxSkip    = 0xffff // Op.Then and Op.Else
-	MaxOps     = 4096
+	MaxOps     = 0xffff
 )
 
 // Let is not a system call: its result is its first argument. It sets a slot

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"golang.org/x/sys/unix"
 )
 
 // A store is a snapshotter, reached in both ways.
@@ -161,6 +162,9 @@ func (s *stage) measureBig() error {
 	t := s.section(fmt.Sprintf("A layer of %d files through containerd", bigFiles), "us")
 	return s.turns(s.all, func(c contender) error {
 		sn, key := s.stores[c.name].through, s.id(c)
+		if err := s.quieten(); err != nil {
+			return err
+		}
 		mounts, err := sn.Prepare(s.ctx, key, "", rooted)
 		if err != nil {
 			return err
@@ -209,6 +213,20 @@ func (s *stage) collect() error {
 	return manager.Delete(s.ctx, lease, leases.SynchronousDelete)
 }
 
+// quieten waits until what was removed is deleted, and what was written is on disk: it is not to be paid for
+// by whoever comes next.
+func (s *stage) quieten() error {
+	err := until(s.ctx, "trash", func() error {
+		left, err := filepath.Glob(s.dir + "/*/root/trash/*")
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("%q is still there", left[0])
+		}
+		return err
+	})
+	unix.Sync()
+	return err
+}
+
 // upper is the directory that a snapshot's own files are in.
 func upper(mounts []mount.Mount) string {
 	for _, option := range mounts[0].Options {
@@ -238,7 +256,7 @@ func fill(dir string, n int) error {
 
 // until calls f until it succeeds.
 func until(ctx context.Context, what string, f func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for {
 		err := f()

@@ -133,6 +133,9 @@ func (s *stage) measureUnpack() error {
 	t := s.section(fmt.Sprintf("An image of %d layers, %d MB, %d files, through containerd",
 		layers, layers*layerFiles*fileSize/1000000, layers*layerFiles), "ms")
 	return s.turns(s.all, func(c contender) error {
+		if err := s.quieten(); err != nil {
+			return err
+		}
 		begun := time.Now()
 		err := s.pull(name, transferimage.WithUnpack(platforms.DefaultSpec(), c.name))
 		if err != nil {
@@ -153,6 +156,10 @@ func (s *stage) measureUnpack() error {
 			return err
 		}
 		t.add("remove, with containerd's collector", c, milliseconds(time.Since(begun)))
+		if err := s.quieten(); err != nil {
+			return err
+		}
+		t.add("until its space is free and all is on disk", c, milliseconds(time.Since(begun)))
 		return nil
 	})
 }
@@ -173,7 +180,7 @@ func (s *stage) whole(sn snapshots.Snapshotter, e *exhibit) error {
 	for i := range layers {
 		u, err := sn.Usage(s.ctx, chain(e.diffs[:i+1]))
 		if err != nil {
-			return err
+			return fmt.Errorf("layer %d: %w", i, err)
 		}
 		files += u.Inodes
 	}

@@ -76,7 +76,7 @@ func underDefaultProfile() error {
 			return fmt.Errorf("%s: errno %d, want %d", c.name, int(errno), int(c.want))
 		}
 	}
-	return nil
+	return underDefaultProfile32()
 }
 
 func load(f Filter) error {

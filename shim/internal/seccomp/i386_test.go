@@ -33,8 +33,11 @@ func underDefaultProfile32() error {
 		if errors.Is(err, unix.ENOEXEC) {
 			return nil // this kernel runs no programs for i386
 		}
-		if err != nil || status != int(c.want) {
-			return fmt.Errorf("i386: %s: errno %d, want %d, %v", c.name, status, int(c.want), err)
+		if err != nil {
+			return fmt.Errorf("i386: %s: %w", c.name, err)
+		}
+		if status != int(c.want) {
+			return fmt.Errorf("i386: %s: errno %d, want %d", c.name, status, int(c.want))
 		}
 	}
 	return nil

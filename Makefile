@@ -2,7 +2,7 @@
 # make demo       a tour with containerd, on a bare Debian machine; needs root
 # make test       lint, unit tests, integration tests; needs root for most of them
 # make install    the binaries into PREFIX/bin; DESTDIR is honoured
-# make vm-test    tests in a guest of its own, whose cgroups have every controller
+# make vm-test    tests in a guest of its own, whose cgroups have every controller; MINI_VM_KERNEL=bookworm: on Linux 6.1
 # make vm-shell   a shell in that guest
 # make uninstall, lint, bench, fuzz, proto, clean
 

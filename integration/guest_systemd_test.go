@@ -312,3 +312,21 @@ func TestSystemdSilent(t *testing.T) {
 	d.AssertClean()
 	goneUnit(t, name, "/system.slice/"+name)
 }
+
+// A machine need not have a bus: systemd is then asked directly.
+func TestSystemdWithoutBus(t *testing.T) {
+	needsSystemd(t)
+	throwaway(t)
+	d := shared(t, "2.4")
+	systemctl(t, "stop", "dbus.socket", "dbus.service")
+	t.Cleanup(func() { systemctl(t, "start", "dbus.socket", "dbus.service") })
+	path, name := unit(d, "system.slice", "box")
+	task := start(t, d, "box", path, limited(memory(32*mebi)), sleeper())
+	if got := systemctl(t, "show", "--value", "-p", "ActiveState,MemoryMax", name); got != "active\n33554432" && got != "33554432\nactive" {
+		t.Errorf("systemd says %q", got)
+	}
+	must(t, task.Update(d.Context(), containerd.WithResources(memory(64*mebi))))
+	must(t, task.Kill(d.Context(), syscall.SIGKILL))
+	end(t, d, task)
+	goneUnit(t, name, "/system.slice/"+name)
+}

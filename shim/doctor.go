@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd-mini/mini/shim/internal/cgroup"
 	"github.com/containerd-mini/mini/shim/internal/container"
+	"github.com/containerd-mini/mini/shim/internal/systemd"
 )
 
 // finding is what doctor says of one thing. Advice is what to do; a finding
@@ -28,7 +29,7 @@ type finding struct {
 // error if no container could be made.
 func Doctor(w io.Writer) error {
 	var all []finding
-	for _, look := range []func() []finding{lookKernel, lookPrivileges, lookCgroup, lookShim, lookContainerd} {
+	for _, look := range []func() []finding{lookKernel, lookPrivileges, lookCgroup, lookSystemd, lookAppArmor, lookShim, lookContainerd} {
 		all = append(all, look()...)
 	}
 	fatal := 0
@@ -176,6 +177,21 @@ func lookCgroup() []finding {
 		}}
 	}
 	return []finding{{what: "cgroup v2 with " + strings.Join(has, ", ")}}
+}
+
+func lookSystemd() []finding {
+	if err := systemd.Booted(); err != nil {
+		return []finding{{what: err.Error(), advice: "cgroups are made by path; a cgroupsPath of the form slice:prefix:name is refused"}}
+	}
+	return []finding{{what: "systemd makes scopes for a cgroupsPath of the form slice:prefix:name"}}
+}
+
+func lookAppArmor() []finding {
+	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	if err != nil || strings.TrimSpace(string(data)) != "Y" {
+		return []finding{{what: "no AppArmor in this kernel", advice: "a spec with process.apparmorProfile is refused; CRI asks for none here"}}
+	}
+	return []finding{{what: "AppArmor is on"}}
 }
 
 const shimName = "containerd-shim-mini-v2"

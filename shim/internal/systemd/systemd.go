@@ -21,12 +21,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/program"
 )
@@ -57,6 +59,7 @@ type conn struct {
 	systemd dbus.BusObject
 	unit    string
 	jobs    chan *dbus.Signal
+	direct  bool // there is no bus between, and so nobody to filter signals
 }
 
 // do connects, and calls f with the connection.
@@ -77,12 +80,34 @@ func do(ctx context.Context, unit string, f func(*conn) error) error {
 }
 
 func connected(ctx context.Context, unit string, f func(*conn) error) error {
+	c := &conn{ctx: ctx, unit: unit, jobs: make(chan *dbus.Signal, 64)}
 	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		if bus, err = direct(ctx); err != nil {
+			return fmt.Errorf("there is no system bus; connect to systemd itself: %w", err)
+		}
+		c.direct = true
+	case err != nil:
 		return fmt.Errorf("connect to the system bus: %w", err)
 	}
 	defer bus.Close()
-	return f(&conn{Conn: bus, ctx: ctx, systemd: bus.Object(service, object), unit: unit, jobs: make(chan *dbus.Signal, 16)})
+	c.Conn, c.systemd = bus, bus.Object(service, object)
+	return f(c)
+}
+
+// direct connects to systemd without a bus, as systemctl does: a machine need
+// not have one.
+func direct(ctx context.Context) (*dbus.Conn, error) {
+	c, err := dbus.Dial("unix:path=/run/systemd/private", dbus.WithContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Auth(nil); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // call calls a method of the manager.
@@ -99,6 +124,10 @@ func (c *conn) call(method string, ret any, args ...any) error {
 
 // watch begins to listen to the ends of the unit's jobs.
 func (c *conn) watch() error {
+	if c.direct {
+		c.Signal(c.jobs)
+		return c.call("Subscribe", nil)
+	}
 	err := c.AddMatchSignalContext(c.ctx, dbus.WithMatchObjectPath(object), dbus.WithMatchInterface(manager),
 		dbus.WithMatchMember("JobRemoved"), dbus.WithMatchArg(2, c.unit))
 	if err != nil {
@@ -123,7 +152,7 @@ func (c *conn) job(method string, args ...any) error {
 			var id uint32
 			var job dbus.ObjectPath
 			var unit, result string
-			if dbus.Store(s.Body, &id, &job, &unit, &result) != nil || job != path {
+			if s.Name != manager+".JobRemoved" || dbus.Store(s.Body, &id, &job, &unit, &result) != nil || job != path {
 				continue
 			}
 			if result != "done" {

@@ -167,8 +167,8 @@ func properties(w program.Write) ([]program.Property, error) {
 	number := func(name, text string) ([]program.Property, error) {
 		v := uint64(math.MaxUint64) // infinity
 		if text != "max" {
-			var err error
-			if v, err = strconv.ParseUint(text, 10, 64); err != nil {
+			var ok bool
+			if v, ok = parseSize(text); !ok {
 				return nil, invalid(w.Field, "%q: not a number", text)
 			}
 		}
@@ -201,6 +201,18 @@ func properties(w program.Write) ([]program.Property, error) {
 		}
 	}
 	return nil, nil
+}
+
+// parseSize reads a number as the kernel's memparse does: 64M is one, too.
+func parseSize(text string) (uint64, bool) {
+	shift := 0
+	if n := len(text); n > 0 {
+		if i := strings.IndexByte("KMGTPE", text[n-1]&^0x20); i >= 0 {
+			text, shift = text[:n-1], 10*(i+1)
+		}
+	}
+	v, err := strconv.ParseUint(text, 10, 64)
+	return v << shift, err == nil && v<<shift>>shift == v
 }
 
 // quotaProperties: systemd has the quota by the second.

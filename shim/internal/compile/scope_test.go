@@ -79,6 +79,11 @@ func TestProperties(t *testing.T) {
 	const infinity = uint64(math.MaxUint64)
 	for _, c := range []struct{ file, value, want string }{
 		{"memory.max", "4096", "[MemoryMax = 4096]"},
+		{"memory.high", "64M", "[MemoryHigh = 67108864]"},
+		{"memory.low", "1k", "[MemoryLow = 1024]"},
+		{"memory.max", "16E", "field: \"16E\": not a number"},
+		{"memory.max", "M", "field: \"M\": not a number"},
+		{"memory.max", "", "field: \"\": not a number"},
 		{"memory.max", "max", fmt.Sprintf("[MemoryMax = %d]", infinity)},
 		{"memory.swap.max", "0", "[MemorySwapMax = 0]"},
 		{"pids.max", "7", "[TasksMax = 7]"},

@@ -116,7 +116,7 @@ func wait(t *testing.T, done <-chan containerd.ExitStatus) uint32 {
 	case status := <-done:
 		must(t, status.Error())
 		return status.ExitCode()
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("does not end")
 		return 0
 	}
@@ -133,15 +133,15 @@ func end(t *testing.T, d *daemon.Daemon, task containerd.Task) uint32 {
 	return status.ExitCode()
 }
 
-// eventually waits until f is true.
+// eventually waits until f is true: in an emulated guest on a busy machine that may take its time.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if f() {
 			return
 		}
 	}
-	t.Fatalf("not within 10 s: %s", what)
+	t.Fatalf("not within 30 s: %s", what)
 }
 
 func must(t *testing.T, err error) {

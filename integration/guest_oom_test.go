@@ -43,7 +43,7 @@ func TestGuestOOMOfExec(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("MINI_TEST_OOM_KILLS")); err == nil {
 		kills = n
 	}
-	// A test has two minutes.
+	// A test has five minutes.
 	for first := 0; first < kills; first += 100 {
 		t.Run(fmt.Sprint("from-", first), func(t *testing.T) { killExecs(t, min(100, kills-first)) })
 	}

@@ -67,7 +67,7 @@ func follow(t *testing.T, d *daemon.Daemon) (next func() string) {
 			return describe(t, e)
 		case err := <-errs:
 			t.Fatal(err)
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Fatal("no further event")
 		}
 		return ""

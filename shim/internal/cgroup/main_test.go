@@ -127,9 +127,10 @@ func cleanUp(t testing.TB, g *Group) {
 	})
 }
 
-// soon is a context for what should happen at once.
+// soon is a context for what should happen at once, be it in an emulated guest
+// on a busy machine.
 func soon(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

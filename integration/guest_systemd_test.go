@@ -112,7 +112,7 @@ func TestSystemdScope(t *testing.T) {
 	}
 	systemctl(t, "daemon-reload")
 	holds("after daemon-reload")
-	systemctl(t, "set-property", "--runtime", name, "MemoryHigh=60M", "IOWeight=50")
+	systemctl(t, "set-property", "--runtime", name, "IOWeight=50")
 	holds("after set-property")
 	systemctl(t, "daemon-reexec")
 	holds("after daemon-reexec")

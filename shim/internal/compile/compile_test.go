@@ -214,6 +214,12 @@ func TestRefused(t *testing.T) {
 		"mounts[1].options: tmpcopyup below mounts[0]: not supported": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/x/", Source: "/", Type: "bind"}, {Destination: "/x/y", Type: "tmpfs", Options: []string{"tmpcopyup"}}}
 		},
+		"mounts[16]: more than 16 of proc and sysfs in a user namespace: not supported": func(s *specs.Spec) {
+			userns(s)
+			for range 17 {
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc", Type: "proc"})
+			}
+		},
 		"mounts[0].options: remount: not supported": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/x", Type: "tmpfs", Options: []string{"remount"}}}
 		},

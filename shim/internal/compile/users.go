@@ -176,6 +176,9 @@ func (b *builder) becomeRoot() {
 	b.call("protect the agent", unix.SYS_PRCTL, program.Named(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), zero)
 }
 
+// maxEarly is for how many there are slots.
+const maxEarly = 16
+
 // earlyMounts makes the instances of proc and sysfs while the host's can still be
 // seen: the kernel gives a user namespace none that shows more than what is
 // there already (mount_too_revealing, Linux 4.3).
@@ -191,6 +194,9 @@ func (b *builder) earlyMounts() error {
 			return err
 		}
 		if !opts.bind {
+			if len(b.early) == maxEarly {
+				return unsupported(fmt.Sprintf("mounts[%d]: more than %d of proc and sysfs in a user namespace", i, maxEarly))
+			}
 			b.early[i] = b.slot()
 			b.fsopen(fmt.Sprintf("mount %s on %s", m.Type, m.Destination), m.Type, m.Source, opts.data, opts.attr.set, b.early[i])
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -91,6 +92,9 @@ func buryHooks(bundle, id string) {
 	}
 }
 
+// stopTimeout leaves containerd's five seconds for a cleanup something.
+const stopTimeout = 3 * time.Second
+
 func removeGroup(ctx context.Context, root, path, unit string) error {
 	group, err := cgroup.Open(root, path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -103,7 +107,13 @@ func removeGroup(ctx context.Context, root, path, unit string) error {
 	if err := group.Kill(); err != nil {
 		return err
 	}
-	if err := stopScope(ctx, unit); err != nil {
+	stop, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	if err := stopScope(stop, unit); errors.Is(err, context.DeadlineExceeded) {
+		// It is busy, and containerd does not wait long. A scope that has
+		// become empty it removes by itself, with its cgroup.
+		return nil
+	} else if err != nil {
 		return err
 	}
 	return group.Delete(ctx)

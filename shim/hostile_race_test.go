@@ -119,7 +119,8 @@ func TestHostileRaces(t *testing.T) {
 				}
 			}
 			stop()
-			if t.Logf("%d of %d were made", made, n); made == 0 {
+			// Of few, all may have met the symlink.
+			if t.Logf("%d of %d were made", made, n); made == 0 && n >= 40 {
 				t.Error("none was made: nothing was tried")
 			}
 			if after := a.picture(); after != before {

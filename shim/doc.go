@@ -29,6 +29,11 @@
 // waits at its gate ends by itself. All mounts are inside the containers, so
 // they end with them.
 //
+// One thing outlives them, once for a node: /run/mini/seed, a mount namespace
+// with next to nothing in it, of which containers take their copy, so that what
+// they cost does not depend on what is mounted on the host. A shim that finds
+// none makes it; `umount -R /run/mini/seed` removes it, at any time.
+//
 // Hooks are the only other programs that a shim runs, besides log binaries. With
 // them, and only then, the root is mounted on the host, too, where hooks look for
 // it; `delete` knows of that mount, and runs the hooks that come after the end.

@@ -99,7 +99,19 @@ func (r *rig) serve() {
 		t.Fatal(err)
 	}
 	log := &logger{path: filepath.Join(r.dir, "log")}
+	seed := filepath.Join(t.TempDir(), "run", "seed")
+	fd, err := container.OpenSeed(seed) // now, so that no container adds to the mounts
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+	t.Cleanup(func() {
+		if err := container.RemoveSeed(seed); err != nil {
+			t.Error(err)
+		}
+	})
 	s := &service{
+		seed:      seed,
 		namespace: "test", agent: a, log: log, cgroups: cgroupRoot(), forgetAfter: 50 * time.Millisecond,
 		events:     newPublisher(r.events.path, "test", log),
 		containers: map[string]*container.Container{}, shutdown: func() {},

@@ -30,6 +30,8 @@ const (
 	// replyTimeout is how long it waits for the reply to Shutdown to be
 	// written.
 	replyTimeout = time.Second
+	// seedDir is the node's.
+	seedDir = "/run/mini/seed"
 	// gcPercent lets a heap grow to 1.6 MB before the first collection, where
 	// Go's own 100 would to 4: a shim's lives on 100 kB. A smaller one would
 	// cost more than it gives: the first collection makes 400 kB of tables,
@@ -73,7 +75,7 @@ func Serve(l net.Listener, cfg Config) error {
 		events:     newPublisher(cfg.EventAddress, cfg.Namespace, log),
 		containers: map[string]*container.Container{},
 		shutdown:   end.begin,
-		cgroups:    cgroup.Root, forgetAfter: forgetAfter,
+		cgroups:    cgroup.Root, seed: seedDir, forgetAfter: forgetAfter,
 	}
 	// One that containerd has forgotten ends by itself.
 	s.idle = newIdle(idleTimeout, s.endIfEmpty)

@@ -31,6 +31,7 @@ type service struct {
 	log       *logger
 	idle      *idle
 	cgroups   string // where cgroup v2 is mounted
+	seed      string // where the seed is, see container.Config
 	shutdown  func() // ends the shim with its next reply
 	// forgetAfter is how often to look whether containerd still knows of a
 	// container that has ended.
@@ -121,10 +122,11 @@ func (s *service) create(ctx context.Context, r *api.CreateTaskRequest) (*contai
 			UID: int(opts.ioUID), GID: int(opts.ioGID),
 		},
 		CgroupRoot:        s.cgroups,
+		SeedDir:           s.seed,
 		SystemdCgroup:     opts.systemdCgroup,
 		IgnoreControllers: opts.ignoreControllers,
 		Ignored:           s.ignored,
-		Warned:            func(err error) { s.log.warn("after the end of a container", "id", r.ID, "error", err) },
+		Warned:            func(err error) { s.log.warn("container", "id", r.ID, "error", err) },
 		Created:           func(p *container.Process) { s.created(r, p) },
 		Started:           func(p *container.Process) { s.started(r.ID, p) },
 		Exited:            func(p *container.Process) { s.exited(r.ID, p) },

@@ -59,9 +59,11 @@ func (s *server) leftovers(namespace string) leftovers {
 	return all
 }
 
-// isSeed knows the one mount that is meant to outlive containers: the namespace they are cloned from.
+// isSeed knows what is meant to outlive containers: the mount namespace they take their copy of, and
+// the mount that it is mounted in.
 func isSeed(mount string) bool {
-	return strings.HasPrefix(mount, "/run/mini/") && strings.HasSuffix(mount, " nsfs")
+	path, _, _ := strings.Cut(mount, " ")
+	return path == "/run/mini/seed" || path == "/run/mini/seed/mnt"
 }
 
 // left is what is there now and was not when the test began.

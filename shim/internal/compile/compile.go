@@ -16,6 +16,9 @@ type Options struct {
 	// cgroup2 mount.
 	Cgroup string
 
+	// Seed says that there is one, to take a mount namespace from.
+	Seed bool
+
 	// Filter is Plan.Filter of the container, for an exec.
 	Filter *program.Op
 

@@ -18,7 +18,8 @@ import (
 var update = flag.Bool("update", false, "write what is compiled to the golden files")
 
 // TestGolden compiles testdata/*.txtar: config.json, for an exec also
-// process.json, to the listing in plan, or to the message in error.
+// process.json, to the listing in plan, or to the message in error. With a file
+// called seed there is one.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -82,6 +83,7 @@ func compileFiles(t *testing.T, in map[string][]byte) (*program.Plan, error) {
 		t.Fatal(err)
 	}
 	opt := Options{ID: "c1", Bundle: "/bundle", Cgroup: "/default/c1", Home: "/root"}
+	_, opt.Seed = in["seed"]
 	if proc, ok := in["process.json"]; ok {
 		var p specs.Process
 		if err := json.Unmarshal(proc, &p); err != nil {

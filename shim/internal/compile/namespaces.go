@@ -83,11 +83,26 @@ func (b *builder) namespaces() error {
 		return b.userNamespace(user)
 	}
 	b.plan.Cloneflags = b.newFlags
+	if b.fromSeed() {
+		b.plan.Cloneflags &^= unix.CLONE_NEWNS
+		b.enterSeed()
+		b.call("copy it", unix.SYS_UNSHARE, flagsArg(unix.CLONE_NEWNS))
+	}
 	if b.joinsPID && b.plan.Waits {
 		// Hooks want to see the process that it will be.
 		b.enterPID()
 	}
 	return nil
+}
+
+// fromSeed tells whether the mount namespace is a copy of the seed. Hooks want
+// one of the host's.
+func (b *builder) fromSeed() bool { return b.opt.Seed && !b.shown }
+
+// enterSeed joins the mount namespace to copy. The agent can: it has but one
+// thread, and shares its root with nobody. setns(2).
+func (b *builder) enterSeed() {
+	b.call("enter the seed", unix.SYS_SETNS, program.Int(b.addFile(program.FileSeed, "", "linux.namespaces")), flagsArg(unix.CLONE_NEWNS))
 }
 
 // enterPID has a child born in the pid namespace that was joined: setns(2) moves

@@ -39,10 +39,12 @@ func (b *builder) root() error {
 	if b.spec.Root.Path == "" {
 		return invalid("root.path", "missing")
 	}
-	// The copy of the host's tree must not propagate what happens here:
-	// mount_namespaces(7), pivot_root(2).
-	b.call("make the old tree private", unix.SYS_MOUNT, null, program.Str("/"), null,
-		program.Named(unix.MS_REC|unix.MS_PRIVATE, "MS_REC|MS_PRIVATE"), null)
+	if !b.fromSeed() {
+		// The copy of the host's tree must not propagate what happens
+		// here: mount_namespaces(7), pivot_root(2).
+		b.call("make the old tree private", unix.SYS_MOUNT, null, program.Str("/"), null,
+			program.Named(unix.MS_REC|unix.MS_PRIVATE, "MS_REC|MS_PRIVATE"), null)
+	}
 	if b.shown {
 		at := rootPath(b.spec, b.opt.Bundle)
 		b.call("mount the root on "+at, unix.SYS_MOVE_MOUNT, root, emptyPath, cwd, program.Str(at), fromFd)

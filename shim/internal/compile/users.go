@@ -110,6 +110,9 @@ func (b *builder) userNamespace(i int) error {
 	if err := b.hostOnly(); err != nil {
 		return err
 	}
+	if b.fromSeed() {
+		b.enterSeed()
+	}
 	b.join("user", fd, path, unix.CLONE_NEWUSER)
 	if b.newFlags&unix.CLONE_NEWPID != 0 || b.joinsPID {
 		// Not later, as in enterPID: the instance of proc is made below. What

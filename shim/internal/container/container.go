@@ -41,6 +41,10 @@ type Config struct {
 	Rootfs []Mount
 	Stdio  stdio.Config
 
+	// SeedDir is where the seed is kept, the mount namespace of the node that
+	// containers copy: "" has them copy the host's.
+	SeedDir string
+
 	// CgroupRoot is where cgroup v2 is mounted.
 	CgroupRoot string
 	// SystemdCgroup asks for a scope of systemd's where the spec does not
@@ -100,14 +104,19 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 	var undo cleanup
 	defer func() { err = undo.unless(err) }()
 
-	ns := &maker{ctx: ctx, agent: a}
+	ns := &maker{ctx: ctx, agent: a, seed: -1}
 	defer ns.close()
+	if cfg.SeedDir != "" {
+		if ns.seed, err = OpenSeed(cfg.SeedDir); err != nil && cfg.Warned != nil {
+			cfg.Warned(err) // it is slower without
+		}
+	}
 	rootfs, err := openRootfs(cfg.Rootfs, rootPath(&cfg), ns)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { unix.Close(rootfs) }()
-	plan, err := c.compile(rootfs)
+	plan, err := c.compile(rootfs, ns.seed >= 0)
 	if err != nil {
 		return nil, err
 	}
@@ -162,12 +171,12 @@ func rootPath(cfg *Config) string {
 	return filepath.Join(cfg.Bundle, cfg.Spec.Root.Path)
 }
 
-func (c *Container) compile(rootfs int) (*program.Plan, error) {
+func (c *Container) compile(rootfs int, seed bool) (*program.Plan, error) {
 	dir, scope, err := compile.Cgroup(c.cfg.ID, c.cfg.Spec, c.cfg.SystemdCgroup)
 	if err != nil {
 		return nil, err
 	}
-	opt := compile.Options{ID: c.cfg.ID, Bundle: c.cfg.Bundle, Cgroup: dir}
+	opt := compile.Options{ID: c.cfg.ID, Bundle: c.cfg.Bundle, Cgroup: dir, Seed: seed}
 	if p := c.cfg.Spec.Process; p != nil {
 		opt.Home = home(rootfs, p.User.UID)
 	}

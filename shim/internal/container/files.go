@@ -38,6 +38,8 @@ func openFiles(files []program.File, given int, ns *maker) (_ []int, err error) 
 			fd, err = openDevice(&f)
 		case program.FileNamespace:
 			fd, err = openNamespace(f.Path)
+		case program.FileSeed:
+			fd, err = unix.FcntlInt(uintptr(ns.seed), unix.F_DUPFD_CLOEXEC, 0)
 		case program.FileUserNamespace:
 			fd, err = openUserNamespace(&f, ns)
 		case program.FileTimeNamespace:

@@ -20,10 +20,14 @@ import (
 type maker struct {
 	ctx   context.Context
 	agent *agent.Agent
+	seed  int            // -1 for none
 	users map[string]int // by mapping
 }
 
 func (m *maker) close() {
+	if m.seed >= 0 {
+		unix.Close(m.seed)
+	}
 	for _, fd := range m.users {
 		unix.Close(fd)
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -26,21 +25,13 @@ var errOnePage = errors.New("overlayfs takes layers one by one since Linux 6.8")
 // Layers that are id-mapped are opened in their mount, which is attached in that
 // namespace: until Linux 6.15 overlayfs takes none that is not.
 func overlayInOnePage(m Mount, mapped *mappedDir) (fd int, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// Never unlocked: the thread ends with this goroutine, and no other
-		// comes into its namespace.
-		runtime.LockOSThread()
-		fd, err = overlayHere(m, mapped)
-	}()
-	<-done
+	onThread(func() { fd, err = overlayHere(m, mapped) })
 	return fd, err
 }
 
 // overlayHere does so in a mount namespace that it makes for its thread.
 func overlayHere(m Mount, mapped *mappedDir) (int, error) {
-	//nolint:forbidigo // the thread is locked, and ends
+	//nolint:forbidigo // the thread ends
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return -1, fmt.Errorf("unshare: %w", err)
 	}

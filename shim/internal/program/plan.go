@@ -106,6 +106,8 @@ const (
 	FileUserNamespace
 	// FileTimeNamespace is a new one with the offsets in Text.
 	FileTimeNamespace
+	// FileSeed is a mount namespace to be copied: an almost empty one.
+	FileSeed
 	// FileInit is the pidfd of the container's init, for an exec.
 	FileInit
 )
@@ -245,6 +247,8 @@ func (f File) String() string {
 		return strings.TrimSpace("time namespace " + strings.ReplaceAll(strings.TrimSpace(f.Text), "\n", ", "))
 	case FileNamespace:
 		return "open " + f.Path
+	case FileSeed:
+		return "the seed, a mount namespace"
 	default:
 		return "pidfd of the container"
 	}

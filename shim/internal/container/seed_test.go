@@ -1,0 +1,90 @@
+package container
+
+import (
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func mountTable(t *testing.T) []string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(data)), "\n")
+}
+
+// TestSeed: many who find none make one; it holds three mounts; nothing is left
+// when it is removed.
+func TestSeed(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: mounts")
+	}
+	before := len(mountTable(t))
+	dir := t.TempDir() + "/run/seed"
+	fds := make([]int, 8)
+	var all sync.WaitGroup
+	for i := range fds {
+		all.Go(func() {
+			var err error
+			if fds[i], err = OpenSeed(dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	var first unix.Stat_t
+	for i, fd := range fds {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = st
+		}
+		if st.Ino != first.Ino {
+			t.Errorf("namespace %d and %d: two seeds", st.Ino, first.Ino)
+		}
+	}
+	var inside []string
+	var err error
+	onThread(func() {
+		if err = unix.Unshare(unix.CLONE_FS); err == nil {
+			err = unix.Setns(fds[0], unix.CLONE_NEWNS)
+		}
+		if err == nil {
+			inside = mountTable(t)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(inside) != 3 {
+		t.Errorf("%d mounts, want a root, proc and sysfs:\n%s", len(inside), strings.Join(inside, "\n"))
+	}
+	for _, line := range inside {
+		if strings.Contains(line, "shared:") || strings.Contains(line, "master:") {
+			t.Errorf("not private: %s", line)
+		}
+	}
+	if now := len(mountTable(t)); now != before+2 {
+		t.Errorf("%d mounts more on the host, want 2", now-before)
+	}
+	closeAll(fds)
+	if err := RemoveSeed(dir); err != nil {
+		t.Fatal(err)
+	}
+	if now := len(mountTable(t)); now != before {
+		t.Errorf("%d mounts, want %d", now, before)
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		t.Error("its directory is left")
+	}
+	if err := RemoveSeed(dir); err != nil {
+		t.Errorf("again: %v", err)
+	}
+}

@@ -65,6 +65,7 @@ func newArena(t *testing.T) *arena {
 			r.must(agent.Deafen(sig))
 		}
 	}
+	r.must(agent.Deafen(sigCancel))
 	a := &arena{rig: r, root: filepath.Join(r.dir, "rootfs"), host: filepath.Join(r.dir, "host")}
 	for _, dir := range []string{"empty", "dir/sub", "proc/sys/net/ipv4", "proc/self/attr"} {
 		a.must(os.MkdirAll(filepath.Join(a.host, dir), 0o755))

@@ -39,6 +39,10 @@ const (
 	gcPercent = 40
 )
 
+// sigCancel is what threads of glibc's cancel each other with. Its posix_spawn(3)
+// leaves it ignored in what it executes: sysdeps/unix/sysv/linux/spawni.c.
+const sigCancel = unix.Signal(32)
+
 // Config is what a shim is started with.
 type Config struct {
 	Namespace string
@@ -56,7 +60,7 @@ func Serve(l net.Listener, cfg Config) error {
 	// A stop of containerd's service is no reason to lose containers. And what
 	// containerd was told to ignore, by nohup(1), its containers are not: a
 	// signal that is ignored stays so in execve(2), one with a handler does not.
-	if err := agent.Deafen(unix.SIGTERM, unix.SIGINT, unix.SIGHUP); err != nil {
+	if err := agent.Deafen(unix.SIGTERM, unix.SIGINT, unix.SIGHUP, sigCancel); err != nil {
 		return err
 	}
 	a, err := agent.New()

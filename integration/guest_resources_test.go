@@ -195,7 +195,7 @@ func TestGuestSwap(t *testing.T) {
 
 // full is hold with what the kernel has to keep: since Linux 6.12 it makes nothing of pages full of zeros.
 func full(n int) []string {
-	return []string{"sh", "-c", fmt.Sprintf("tr '\\\\0' x </dev/zero | dd of=/dev/null count=1 iflag=fullblock bs=%dM; exit $?", n)}
+	return []string{"sh", "-c", fmt.Sprintf("tr '\\000' x </dev/zero | dd of=/dev/null count=1 iflag=fullblock bs=%dM; exit $?", n)}
 }
 
 // An update that would take what is in use is refused, where that is asked for.

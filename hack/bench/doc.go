@@ -17,6 +17,6 @@
 // mount; then keeper removes cgroups and files. A killed keeper takes init along, prctl(2)
 // PR_SET_PDEATHSIG.
 //
-// What is compared is interleaved: each round does the same once for every contender, and the next
-// round begins with another one, so that what the machine does meanwhile hits all alike.
+// What is compared is interleaved: each round does the same once for every contender, in an order of
+// its own, so that what the machine does meanwhile, and what one leaves it to do, hits all alike.
 package main

@@ -92,6 +92,7 @@ func setup(e *testscript.Env) error {
 	e.Setenv("RUNTIME", daemon.Runtime())
 	e.Setenv("NS", d.Namespace)
 	e.Setenv("TMPDIR", os.TempDir())
+	e.Setenv("MINI_TEST_FEED_SECONDS", os.Getenv("MINI_TEST_FEED_SECONDS"))
 	bin := filepath.Join(e.WorkDir, ".bin")
 	e.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	return writePrograms(bin, d)

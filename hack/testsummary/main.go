@@ -9,14 +9,23 @@
 // status is 1 if anything failed.
 //
 // Each argument NAME=STATUS counts as one more test, which has failed unless STATUS is 0.
+//
+// With -again COMMAND up to five tests that failed run once more, each by itself, by `COMMAND PACKAGE
+// REGEXP`, which writes such a stream too. One that passes then counts as passed, and its name is in a
+// list of its own: it is a fault, of the test or of what it tests, but not one of the change at hand. More
+// than five are no accident. What failed as a package, and not as a test, has failed.
 package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -33,18 +42,29 @@ type event struct {
 }
 
 func main() {
+	command := flag.String("again", "", "the `command` that runs a failed test once more")
+	flag.Parse()
 	s := summary{out: os.Stdout, tests: make(map[string]*test)}
-	for _, arg := range os.Args[1:] {
+	for _, arg := range flag.Args() {
 		name, status, _ := strings.Cut(arg, "=")
 		if status == "0" {
 			s.passed++
 		} else {
-			s.failed = append(s.failed, name)
+			s.failed = append(s.failed, failure{name: name})
 		}
 	}
 	if err := s.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "testsummary:", err)
 		os.Exit(1)
+	}
+	s.unfinished()
+	if *command != "" {
+		s.again(func(pkg, regexp string) (io.Reader, error) {
+			cmd := exec.Command(*command, pkg, regexp)
+			cmd.Stderr = os.Stderr
+			out, err := cmd.Output()
+			return bytes.NewReader(out), err
+		})
 	}
 	if !s.close() {
 		os.Exit(1)
@@ -59,13 +79,17 @@ type test struct {
 	output    []string
 }
 
+// failure is of a test; without a test, of a package or of something else.
+type failure struct{ name, pkg, test string }
+
 type summary struct {
-	out     io.Writer
-	tests   map[string]*test // by package and name, those that run
-	passed  int
-	failed  []string
-	skipped []string
-	builds  []string // what the compiler said
+	out      io.Writer
+	tests    map[string]*test // by package and name, those that run
+	passed   int
+	failed   []failure
+	unsteady []string
+	skipped  []string
+	builds   []string // what the compiler said
 }
 
 func (s *summary) read(r io.Reader) error {
@@ -118,7 +142,7 @@ func (s *summary) finish(t *test, e *event) {
 			return // a parent says nothing new when a subtest of it has failed
 		}
 		if !t.failed {
-			s.failed = append(s.failed, name)
+			s.failed = append(s.failed, failure{name, t.pkg, t.name})
 		}
 		fmt.Fprintf(s.out, "\n--- FAIL: %s\n%s\n", name, strings.Join(t.output, ""))
 	case e.Action == "skip":
@@ -156,13 +180,13 @@ func (s *summary) finishPackage(t *test, e *event) {
 				delete(s.tests, key)
 				if !open.parent {
 					t.failed = true
-					s.failed = append(s.failed, open.pkg+" "+open.name)
+					s.failed = append(s.failed, failure{open.pkg + " " + open.name, open.pkg, open.name})
 					fmt.Fprintf(s.out, "\n--- UNFINISHED: %s %s\n%s\n", open.pkg, open.name, strings.Join(open.output, ""))
 				}
 			}
 		}
 		if !t.failed {
-			s.failed = append(s.failed, e.Package)
+			s.failed = append(s.failed, failure{name: e.Package})
 			fmt.Fprint(s.out, strings.Join(s.builds, ""))
 			s.builds = nil
 		}
@@ -209,23 +233,57 @@ func (s *summary) unfinished() {
 	}
 }
 
+// again runs each failed test by itself.
+func (s *summary) again(run func(pkg, regexp string) (io.Reader, error)) {
+	if len(s.failed) > 5 {
+		return
+	}
+	s.failed = slices.DeleteFunc(s.failed, func(f failure) bool {
+		if f.test == "" {
+			return false
+		}
+		parts := strings.Split(f.test, "/")
+		for i, part := range parts {
+			parts[i] = "^" + regexp.QuoteMeta(part) + "$"
+		}
+		fmt.Fprintf(s.out, "\nonce more, by itself: %s\n", f.name)
+		second := summary{out: s.out, tests: make(map[string]*test)}
+		r, err := run(f.pkg, strings.Join(parts, "/"))
+		if err == nil {
+			err = second.read(r)
+		}
+		second.unfinished()
+		if err != nil || second.passed == 0 || len(second.failed) > 0 {
+			return false
+		}
+		s.passed++
+		s.unsteady = append(s.unsteady, f.name)
+		return true
+	})
+}
+
 // close prints the end and tells whether all is well.
 func (s *summary) close() bool {
-	s.unfinished()
 	if len(s.skipped) > 0 {
 		fmt.Fprintf(s.out, "\nskipped:\n")
 		for _, name := range s.skipped {
 			fmt.Fprintf(s.out, "  %s\n", name)
 		}
 	}
-	if len(s.failed) > 0 {
-		fmt.Fprintf(s.out, "\nfailed:\n")
-		for _, name := range s.failed {
+	if len(s.unsteady) > 0 {
+		fmt.Fprintf(s.out, "\nunsteady, failed at first and passed by itself:\n")
+		for _, name := range s.unsteady {
 			fmt.Fprintf(s.out, "  %s\n", name)
 		}
 	}
+	if len(s.failed) > 0 {
+		fmt.Fprintf(s.out, "\nfailed:\n")
+		for _, f := range s.failed {
+			fmt.Fprintf(s.out, "  %s\n", f.name)
+		}
+	}
 	if s.passed+len(s.failed)+len(s.skipped) == 0 {
-		s.failed = append(s.failed, "no test has run")
+		s.failed = append(s.failed, failure{name: "no test has run"})
 		fmt.Fprintln(s.out, "no test has run")
 	}
 	fmt.Fprintf(s.out, "\n%d passed, %d failed, %d skipped\n", s.passed, len(s.failed), len(s.skipped))

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io"
 	"strings"
 	"testing"
 )
@@ -90,6 +92,7 @@ func TestSummary(t *testing.T) {
 			if err := s.read(strings.NewReader(c.events)); err != nil {
 				t.Fatal(err)
 			}
+			s.unfinished()
 			if ok := s.close(); ok != strings.HasSuffix(c.want, "0 failed, 1 skipped\n") {
 				t.Errorf("close says %t", ok)
 			}
@@ -97,5 +100,44 @@ func TestSummary(t *testing.T) {
 				t.Errorf("got\n%s\nwant at its end\n%s", out.String(), c.want)
 			}
 		})
+	}
+}
+
+func TestAgain(t *testing.T) {
+	const events = `{"Action":"start","Package":"p"}
+{"Action":"run","Package":"p","Test":"T"}
+{"Action":"run","Package":"p","Test":"T/a (b)"}
+{"Action":"fail","Package":"p","Test":"T/a (b)"}
+{"Action":"fail","Package":"p","Test":"T"}
+{"Action":"run","Package":"p","Test":"U"}
+{"Action":"fail","Package":"p","Test":"U"}
+{"Action":"run","Package":"p","Test":"V"}
+{"Action":"fail","Package":"p","Test":"V"}
+{"Action":"fail","Package":"p"}
+{"Action":"fail","Package":"q"}`
+	var out strings.Builder
+	s := summary{out: &out, tests: make(map[string]*test)}
+	if err := s.read(strings.NewReader(events)); err != nil {
+		t.Fatal(err)
+	}
+	s.again(func(pkg, regexp string) (io.Reader, error) {
+		switch pkg + " " + regexp {
+		case `p ^T$/^a \(b\)$`:
+			return strings.NewReader(`{"Action":"run","Package":"p","Test":"T"}
+{"Action":"run","Package":"p","Test":"T/a (b)"}
+{"Action":"pass","Package":"p","Test":"T/a (b)"}
+{"Action":"pass","Package":"p","Test":"T"}
+{"Action":"pass","Package":"p"}`), nil
+		case `p ^U$`: // no test has this name
+			return strings.NewReader(`{"Action":"pass","Package":"p"}`), nil
+		case `p ^V$`:
+			return strings.NewReader(`{"Action":"run","Package":"p","Test":"V"}`), errors.New("exit status 1")
+		}
+		t.Errorf("runs %s %s", pkg, regexp)
+		return nil, io.ErrUnexpectedEOF
+	})
+	const want = "by itself:\n  p T/a (b)\n\nfailed:\n  p U\n  p V\n  q\n\n1 passed, 3 failed, 0 skipped\n"
+	if s.close() || !strings.HasSuffix(out.String(), want) {
+		t.Errorf("got\n%s\nwant at its end\n%s", out.String(), want)
 	}
 }

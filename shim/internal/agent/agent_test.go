@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -192,6 +193,9 @@ func TestRetry(t *testing.T) {
 				return
 			default:
 				_ = unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+			}
+			// A look-up takes some 50 us. Without a pause almost none succeeds, and the agent gives up in the end.
+			for start := time.Now(); time.Since(start) < 50*time.Microsecond; {
 			}
 		}
 	}()

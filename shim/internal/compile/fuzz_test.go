@@ -2,6 +2,7 @@ package compile
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -40,10 +41,19 @@ func FuzzContainer(f *testing.F) {
 			t.Errorf("does not encode: %v", err)
 		}
 		_ = plan.String()
-		if plan, err := Exec(&spec, spec.Process, Options{ID: "c1"}); err == nil {
-			if err := plan.Validate(); err != nil {
+		opt, proc := Options{ID: "c1", Filter: plan.Filter}, *spec.Process
+		exec, err := Exec(&spec, &proc, opt)
+		if err == nil {
+			if err := exec.Validate(); err != nil {
 				t.Errorf("exec: %v", err)
 			}
+		}
+		kept, keptErr := Exec(Keep(&spec), &proc, opt)
+		switch {
+		case fmt.Sprint(err) != fmt.Sprint(keptErr):
+			t.Errorf("with what is kept of the spec: %v, want %v", keptErr, err)
+		case err == nil && kept.String() != exec.String():
+			t.Errorf("with what is kept of the spec: %s", firstDifference(kept.String(), exec.String()))
 		}
 	})
 }

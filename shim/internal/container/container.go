@@ -153,12 +153,23 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 			return nil, err
 		}
 	}
+	c.forget()
 	var watch context.Context
 	watch, c.stopWatch = context.WithCancel(context.Background())
 	go c.watchOOM(watch)
 	cfg.Created(c.init)
 	go c.init.wait()
 	return c, nil
+}
+
+// forget lets go of what it took to make the container.
+func (c *Container) forget() {
+	if !c.showsRootfs() {
+		c.cfg.Rootfs = nil
+	}
+	c.cfg.Spec = compile.Keep(c.cfg.Spec)
+	c.init.spec = c.cfg.Spec.Process
+	c.cfg.Created = nil // and the request that it knows
 }
 
 func rootPath(cfg *Config) string {

@@ -33,6 +33,12 @@ func register(srv *ttrpc.Server, s *service) {
 		"Connect":    method(s.Connect),
 		"Shutdown":   method(s.Shutdown),
 	}
+	for name, f := range methods {
+		methods[name] = func(ctx context.Context, unmarshal func(any) error) (any, error) {
+			defer s.rest.set(true)
+			return f(ctx, unmarshal)
+		}
+	}
 	for _, name := range []string{"containerd.task.v2.Task", "containerd.task.v3.Task"} {
 		srv.RegisterService(name, &ttrpc.ServiceDesc{Methods: methods})
 	}

@@ -117,6 +117,7 @@ func (r *rig) serve() {
 		containers: map[string]*container.Container{}, shutdown: func() {},
 	}
 	s.idle = newIdle(time.Hour, func() {})
+	s.rest = newIdle(time.Millisecond, new(memory).giveBack)
 	register(srv, s)
 	path := filepath.Join(r.dir, "shim.sock")
 	l, err := net.Listen("unix", path)

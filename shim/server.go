@@ -37,6 +37,8 @@ const (
 	// cost more than it gives: the first collection makes 400 kB of tables,
 	// which the shim of a single container never needs.
 	gcPercent = 40
+	// restTimeout is how long after the last request a burst of them is over.
+	restTimeout = 2 * time.Second
 )
 
 // sigCancel is what threads of glibc's cancel each other with. Its posix_spawn(3)
@@ -83,6 +85,7 @@ func Serve(l net.Listener, cfg Config) error {
 	}
 	// One that containerd has forgotten ends by itself.
 	s.idle = newIdle(idleTimeout, s.endIfEmpty)
+	s.rest = newIdle(restTimeout, new(memory).giveBack)
 	register(srv, s)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(context.Background(), end) }()
@@ -93,24 +96,6 @@ func Serve(l net.Listener, cfg Config) error {
 	s.events.close(eventsTimeout)
 	_ = os.Remove(cfg.Socket)
 	return err
-}
-
-// idle calls a function after some time without containers.
-type idle struct {
-	timeout time.Duration
-	timer   *time.Timer
-}
-
-func newIdle(timeout time.Duration, f func()) *idle {
-	return &idle{timeout: timeout, timer: time.AfterFunc(timeout, f)}
-}
-
-func (i *idle) set(on bool) {
-	if on {
-		i.timer.Reset(i.timeout)
-	} else {
-		i.timer.Stop()
-	}
 }
 
 // ending is a listener that knows when the reply to Shutdown has been written:

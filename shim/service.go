@@ -29,7 +29,8 @@ type service struct {
 	agent     *agent.Agent
 	events    *publisher
 	log       *logger
-	idle      *idle
+	idle      *idle  // without containers
+	rest      *idle  // without requests
 	cgroups   string // where cgroup v2 is mounted
 	seed      string // where the seed is, see container.Config
 	shutdown  func() // ends the shim with its next reply

@@ -27,6 +27,15 @@ func needsSystemd(t *testing.T) {
 		t.Skipf("%s: this machine was not booted by systemd", t.Name())
 	}
 	needs(t, "memory", "pids")
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		for _, args := range [][]string{{"systemctl", "list-jobs"}, {"systemctl", "--failed"}, {"journalctl", "-b", "--no-pager", "-n", "40"}} {
+			out, err := exec.Command("timeout", append([]string{"20"}, args...)...).CombinedOutput()
+			t.Logf("%s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	})
 }
 
 func systemctl(t *testing.T, args ...string) string {
@@ -325,7 +334,9 @@ func TestSystemdWithoutBus(t *testing.T) {
 	if got := systemctl(t, "show", "--value", "-p", "ActiveState,MemoryMax", name); got != "active\n33554432" && got != "33554432\nactive" {
 		t.Errorf("systemd says %q", got)
 	}
-	must(t, task.Update(d.Context(), containerd.WithResources(memory(64*mebi))))
+	for i := range int64(20) { // a connection each
+		must(t, task.Update(d.Context(), containerd.WithResources(memory((64+i)*mebi))))
+	}
 	must(t, task.Kill(d.Context(), syscall.SIGKILL))
 	end(t, d, task)
 	goneUnit(t, name, "/system.slice/"+name)

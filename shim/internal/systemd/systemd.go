@@ -107,14 +107,43 @@ func direct(ctx context.Context) (*dbus.Conn, error) {
 		c.Close()
 		return nil, err
 	}
+	if err := hear(ctx, c); err != nil {
+		c.Close()
+		return nil, err
+	}
 	return c, nil
+}
+
+// hear calls until there is an answer. What systemd reads together with the BEGIN of the authentication stays in
+// its buffer until more comes: sd-bus then waits for the socket, and not for what it has. Seen with 257: a first
+// call that is sent at once, as it has to be since BEGIN has no answer, is at times not heard without a second.
+func hear(ctx context.Context, c *dbus.Conn) error {
+	answers := make(chan *dbus.Call, 1)
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		call := c.Object(service, object).GoWithContext(ctx, "org.freedesktop.DBus.Peer.Ping", 0, make(chan *dbus.Call, 1))
+		go func() {
+			select {
+			case answers <- <-call.Done:
+			default:
+			}
+		}()
+		select {
+		case call := <-answers:
+			return call.Err
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // call calls a method of the manager.
 func (c *conn) call(method string, ret any, args ...any) error {
 	call := c.systemd.CallWithContext(c.ctx, manager+"."+method, 0, args...)
 	if call.Err != nil {
-		return call.Err
+		return fmt.Errorf("%s: %w", method, call.Err)
 	}
 	if ret == nil {
 		return nil

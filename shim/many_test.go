@@ -8,20 +8,37 @@ import (
 	"testing"
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // TestMany makes containers one after the other, and some at once: after all of
-// them nothing is left, neither a cgroup nor a descriptor. MINI_TEST_MANY is how
-// many.
+// them nothing is left, neither a cgroup nor a descriptor. They have limits where
+// the machine has any. MINI_TEST_MANY is how many.
 func TestMany(t *testing.T) {
 	many := 100
 	if n, err := strconv.Atoi(os.Getenv("MINI_TEST_MANY")); err == nil {
 		many = n
 	}
 	r := newRig(t)
+	limited := func(args ...string) *specs.Spec {
+		s := r.spec(args...)
+		s.Linux.Resources = &specs.LinuxResources{}
+		if limit := int64(64 << 20); hasController("memory") {
+			s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
+		}
+		if most := int64(20); hasController("pids") {
+			s.Linux.Resources.Pids = &specs.LinuxPids{Limit: &most}
+		}
+		return s
+	}
 	for i := range many / 2 {
 		id := fmt.Sprintf("c%d", i)
-		r.run(id, "true")
+		if _, err := r.client.Create(t.Context(), r.request(id, limited("true"))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.client.Start(t.Context(), &task.StartRequest{ID: id}); err != nil {
+			t.Fatal(err)
+		}
 		r.wait(id)
 		r.remove(id)
 		if err := os.RemoveAll(r.dir + "/bundle-" + id); err != nil {
@@ -34,7 +51,7 @@ func TestMany(t *testing.T) {
 		var all sync.WaitGroup
 		for k := range atOnce {
 			id := fmt.Sprintf("p%d", i+k)
-			spec := r.spec("sh", "-c", "sleep 1000 & sleep 1000 & wait")
+			spec := limited("sh", "-c", "sleep 1000 & sleep 1000 & wait")
 			spec.Linux.CgroupsPath += "/" + id
 			request := r.request(id, spec)
 			all.Go(func() {

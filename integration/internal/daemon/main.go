@@ -112,11 +112,11 @@ func outer() (code int, err error) {
 		return 1, err
 	}
 	for _, dir := range runDirs {
-		if err := os.Mkdir(dir, 0o711); err == nil {
-			defer os.Remove(dir)
-		} else if !errors.Is(err, os.ErrExist) {
+		giveBack, err := borrow(dir)
+		if err != nil {
 			return 1, err
 		}
+		defer giveBack()
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 1, fmt.Errorf("prctl PR_SET_CHILD_SUBREAPER: %w", err)

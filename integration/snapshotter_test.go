@@ -66,17 +66,20 @@ func (s *service) serve() {
 		return
 	}
 	// After a failed attempt to connect containerd waits up to 3 s before the next, and meanwhile says
-	// "unavailable" by itself. Under socket activation there is no failed attempt. What containerd has not in
-	// its own database it does not ask for: only a new snapshot surely goes all the way.
-	eventually(s.t, "containerd connects again", func() bool {
-		sn := s.daemon.Client().SnapshotService("mini")
-		keep := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "test"})
-		if _, err := sn.View(s.daemon.Context(), "connected", "", keep); err != nil {
-			return false
-		}
-		must(s.t, sn.Remove(s.daemon.Context(), "connected"))
-		return true
-	})
+	// "unavailable" by itself. Under socket activation there is no failed attempt.
+	eventually(s.t, "containerd connects again", func() bool { return snapshotterAnswers(s.t, s.daemon) })
+}
+
+// snapshotterAnswers tells whether a request goes through containerd to the snapshotter and back. What containerd
+// has not in its own database it does not ask for: only a new snapshot surely goes all the way.
+func snapshotterAnswers(t *testing.T, d *daemon.Daemon) bool {
+	t.Helper()
+	sn := d.Client().SnapshotService("mini")
+	if _, err := sn.View(d.Context(), "connected", "", forTest); err != nil {
+		return false
+	}
+	must(t, sn.Remove(d.Context(), "connected"))
+	return true
 }
 
 func (s *service) end(signal syscall.Signal) {

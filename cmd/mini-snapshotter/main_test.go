@@ -103,31 +103,49 @@ func TestServesAndStops(t *testing.T) {
 	}
 }
 
-// systemd makes the socket and says which process it is for: sh becomes the snapshotter with its pid.
+// systemd makes the socket and says which process it is for: sh becomes the snapshotter with its pid. The
+// socket outlives a stop, and who asks meanwhile is answered by the next start.
 func TestSocketActivation(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dir + "/s", Net: "unix"})
 	must(t, err)
-	f, err := l.File()
-	must(t, err)
+	defer l.Close()
 	self, err := os.Executable()
 	must(t, err)
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh", self, "--root", dir+"/root", "--address", "/nonexistent/x")
-	cmd.Env = append(os.Environ(), "MINI_TEST_COMMAND=1")
-	cmd.ExtraFiles = []*os.File{f}
-	start(t, cmd)
-	f.Close()
-	conn, err := net.Dial("unix", dir+"/s")
-	must(t, err)
-	// An HTTP/2 server sends its settings first, RFC 9113 section 3.4.
-	must(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
-	if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
-		t.Fatal(err)
+	activated := func() *exec.Cmd {
+		f, err := l.File()
+		must(t, err)
+		defer f.Close()
+		cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh", self, "--root", dir+"/root", "--address", "/nonexistent/x")
+		cmd.Env = append(os.Environ(), "MINI_TEST_COMMAND=1")
+		cmd.ExtraFiles = []*os.File{f}
+		start(t, cmd)
+		return cmd
 	}
-	if _, err := bufio.NewReader(conn).ReadByte(); err != nil {
-		t.Errorf("no answer: %v", err)
+	ask := func() net.Conn {
+		conn, err := net.Dial("unix", dir+"/s")
+		must(t, err)
+		must(t, conn.SetDeadline(time.Now().Add(time.Minute)))
+		// An HTTP/2 server sends its settings first, RFC 9113 section 3.4.
+		_, err = io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+		must(t, err)
+		return conn
 	}
+	answered := func(conn net.Conn) {
+		t.Helper()
+		if _, err := bufio.NewReader(conn).ReadByte(); err != nil {
+			t.Errorf("no answer: %v", err)
+		}
+		conn.Close()
+	}
+	cmd := activated()
+	answered(ask())
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	must(t, cmd.Wait())
+	waiting := ask()
+	activated()
+	answered(waiting)
 }
 
 // What the standard variables name is told of requests; without them nobody is.

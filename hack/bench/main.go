@@ -141,8 +141,10 @@ func main() {
 			code, err = keep(c)
 		case "init":
 			code, err = reap()
-		case "overlayfs":
+		case builtin:
 			err = serveOverlay()
+		case hollowName:
+			err = serveSnapshots(hollow{})
 		default:
 			err = bench(c)
 		}

@@ -132,7 +132,7 @@ func (s *stage) requests(t *section, c contender, counts bool, sn snapshots.Snap
 		do   func() error
 	}{
 		{"Prepare", func() (err error) { mounts, err = sn.Prepare(s.ctx, key, "base", rooted); return err }},
-		{"", func() error { return fill(upper(mounts), 1) }},
+		{"", func() error { return c.fill(mounts, 1) }},
 		{"Mounts", func() error { _, err := sn.Mounts(s.ctx, key); return err }},
 		{"Stat", func() error { _, err := sn.Stat(s.ctx, key); return err }},
 		{"Usage, active, 1 file", func() error { _, err := sn.Usage(s.ctx, key); return err }},
@@ -169,7 +169,7 @@ func (s *stage) measureBig() error {
 		if err != nil {
 			return err
 		}
-		if err := fill(upper(mounts), bigFiles); err != nil {
+		if err := c.fill(mounts, bigFiles); err != nil {
 			return err
 		}
 		usage := func(key string) func() error {
@@ -237,8 +237,12 @@ func upper(mounts []mount.Mount) string {
 	return mounts[0].Source // a bind mount
 }
 
-// fill writes n files of one page.
-func fill(dir string, n int) error {
+// fill writes n files of one page into what is mounted, if anything is.
+func (c contender) fill(mounts []mount.Mount, n int) error {
+	if c.hollow {
+		return nil
+	}
+	dir := upper(mounts)
 	page := make([]byte, 4096)
 	for i := range n {
 		below := filepath.Join(dir, fmt.Sprint(i/100))

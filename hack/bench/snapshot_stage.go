@@ -34,6 +34,9 @@ func (c *config) variants() []variant {
 
 type variant struct{ name, binary, config string }
 
+// peers are what the snapshotters of mini are compared with: the one that is built in, and one that does nothing.
+var peers = []variant{{name: builtin}, {name: hollowName}}
+
 // The daemon of the snapshot part. Its collector runs when it is asked to: by itself it would run in the
 // middle of something else.
 const stageConfig = `version = 3
@@ -85,11 +88,15 @@ func (r *run) raise() (*stage, error) {
 		stores: make(map[string]store), sizes: c.sizes}
 	var text strings.Builder
 	fmt.Fprintf(&text, stageConfig, c.dir)
-	for _, v := range append(c.variants(), variant{name: builtin}) {
-		s.all = append(s.all, contender{name: v.name})
+	all := append(c.variants(), peers...)
+	for _, v := range all {
+		s.all = append(s.all, contender{name: v.name, hollow: v.name == hollowName})
 		fmt.Fprintf(&text, unpackConfig, v.name)
 	}
-	for _, v := range c.variants() {
+	for _, v := range all {
+		if v.name == builtin {
+			continue
+		}
 		address, err := s.serve(v, v.name+"-through")
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", v.name, err)
@@ -99,7 +106,7 @@ func (r *run) raise() (*stage, error) {
 	if err := s.launch(text.String()); err != nil {
 		return nil, err
 	}
-	for _, v := range append(c.variants(), variant{name: builtin}) {
+	for _, v := range all {
 		address, err := s.serve(v, v.name+"-direct")
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", v.name, err)
@@ -132,8 +139,8 @@ func (s *stage) serve(v variant, name string) (address string, err error) {
 		return "", err
 	}
 	address = dir + "/s"
-	cmd := self("overlayfs")
-	cmd.Env = append(cmd.Env, overlayEnv+"="+dir)
+	cmd := self(v.name)
+	cmd.Env = append(cmd.Env, stageEnv+"="+dir)
 	if v.binary != "" {
 		file := dir + "/config.toml"
 		if err := os.WriteFile(file, []byte(v.config), 0o600); err != nil {
@@ -148,23 +155,26 @@ func (s *stage) serve(v variant, name string) (address string, err error) {
 	return address, until(s.ctx, name+" listens", func() error { _, err := os.Stat(address); return err })
 }
 
-// overlayEnv is the directory of serveOverlay.
-const overlayEnv = "MINI_BENCH_OVERLAYFS"
+// stageEnv is the directory of a snapshotter that is this program.
+const stageEnv = "MINI_BENCH_SNAPSHOTTER"
 
 // serveOverlay puts containerd's own snapshotter behind a socket, with its default of removing
 // files when containerd has collected garbage.
 func serveOverlay() error {
-	dir := os.Getenv(overlayEnv)
-	s, err := overlay.NewSnapshotter(dir+"/root", overlay.AsynchronousRemove)
+	s, err := overlay.NewSnapshotter(os.Getenv(stageEnv)+"/root", overlay.AsynchronousRemove)
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("unix", dir+"/s")
+	return errors.Join(serveSnapshots(snapshotservice.FromSnapshotter(s)), s.Close())
+}
+
+func serveSnapshots(s snapshotsapi.SnapshotsServer) error {
+	l, err := net.Listen("unix", os.Getenv(stageEnv)+"/s")
 	if err != nil {
-		return errors.Join(err, s.Close())
+		return err
 	}
 	server := grpc.NewServer()
-	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(s))
+	snapshotsapi.RegisterSnapshotsServer(server, s)
 	return server.Serve(l)
 }
 

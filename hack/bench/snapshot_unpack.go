@@ -132,7 +132,7 @@ func (s *stage) measureUnpack() error {
 	}
 	t := s.section(fmt.Sprintf("An image of %d layers, %d MB, %d files, through containerd",
 		layers, layers*layerFiles*fileSize/1000000, layers*layerFiles), "ms")
-	return s.turns(s.all, func(c contender) error {
+	return s.turns(s.real(), func(c contender) error {
 		if err := s.quieten(); err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // A deed is one request of a life. Done again it succeeds, or says that it is done.
@@ -64,14 +65,21 @@ func life() []deed {
 	return append(deeds, sharedLife()...)
 }
 
+// limitedLife has snapshots that are held to a size.
+func limitedLife() []deed {
+	limit := map[string]string{snapshots.LabelSnapshotMaxSize: fmt.Sprint(8 * mebi)}
+	return []deed{
+		prepare("base-key", "", nil), commit("base", "base-key"), prepare("box", "base", limit), commit("second", "box"),
+		prepare("gone", "second", limit), remove("gone"), prepare("free", "second", nil), remove("free"), prepare("last", "second", limit),
+	}
+}
+
+var lives = map[string]func() []deed{"life": life, "limited": limitedLife}
+
 func init() {
-	// crash ROOT N FIRST: live from the deed FIRST on, and be killed at step N.
+	// crash ROOT N LIFE: live, and be killed at step N.
 	helpers["crash"] = func(args []string) {
 		at, err := strconv.Atoi(args[1])
-		if err != nil {
-			panic(err)
-		}
-		first, err := strconv.Atoi(args[2])
 		if err != nil {
 			panic(err)
 		}
@@ -90,20 +98,20 @@ func init() {
 				select {}
 			}
 		}
-		for i, d := range life()[first:] {
+		for i, d := range lives[args[2]]() {
 			if err := d.do(s); err != nil {
 				panic(fmt.Sprint(d.name, ": ", err))
 			}
-			fmt.Println("done:", first+i)
+			fmt.Println("done:", i)
 		}
 		fmt.Println("steps:", n)
 	}
 }
 
 // live runs the helper and gives the number of deeds that were answered, and where it was killed.
-func live(t *testing.T, root string, at int) (done int, where string) {
+func live(t *testing.T, root string, at int, life string) (done int, where string) {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", "crash", root, strconv.Itoa(at), "0")
+	cmd := exec.Command("/proc/self/exe", "crash", root, strconv.Itoa(at), life)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -127,28 +135,41 @@ func live(t *testing.T, root string, at int) (done int, where string) {
 // answered, nothing that is half there, and can go on.
 func TestCrash(t *testing.T) {
 	needRoot(t)
+	crashes(t, "life", t.TempDir())
+}
+
+// The same where snapshots are held to a size: no limit is lost, and none is left.
+func TestGuestCrashQuota(t *testing.T) {
+	for _, name := range []string{"ext4", "xfs"} {
+		t.Run(name, func(t *testing.T) { crashes(t, "limited", onQuota(t, name)) })
+	}
+}
+
+// crashes lives in dir, again and again, each time up to the next step.
+func crashes(t *testing.T, life, dir string) {
 	for at := 1; ; at++ {
-		root := t.TempDir()
-		done, where := live(t, root, at)
+		root := fmt.Sprintf("%s/%d", dir, at)
+		done, where := live(t, root, at, life)
 		if strings.HasPrefix(where, "steps") {
 			t.Logf("killed at %d steps", at-1)
 			break
 		}
-		t.Run(fmt.Sprintf("%d %s", at, where), func(t *testing.T) { goOn(t, root, done) })
+		t.Run(fmt.Sprintf("%d %s", at, where), func(t *testing.T) { goOn(t, root, lives[life]()[done:]) })
 		if t.Failed() {
 			break
 		}
+		must(t, os.RemoveAll(root))
 	}
 }
 
 // goOn starts the snapshotter after a crash and lives the rest of the life.
-func goOn(t *testing.T, root string, done int) {
+func goOn(t *testing.T, root string, rest []deed) {
 	if _, err := Fsck(at(root), false); err != nil {
 		t.Errorf("fsck: %v", err)
 	}
 	s := open(t, root)
 	wholeness(t, s)
-	for i, d := range life()[done:] {
+	for i, d := range rest {
 		err := d.do(s)
 		// The one that was cut short may have happened, unanswered. A key that nobody knows is
 		// collected as garbage.
@@ -167,9 +188,36 @@ func goOn(t *testing.T, root string, done int) {
 		wholeness(t, s)
 	}
 	eventually(t, "the trash is empty", func() bool { return len(names(t, s.dirs.trash())) == 0 })
+	limits(t, s)
 	must(t, s.Close())
 	if found, err := Fsck(at(root), false); err != nil || len(found) > 0 {
 		t.Errorf("fsck: %q, %v", found, err)
+	}
+}
+
+// limits compares records and limits. Files that are deleted count until the kernel has buried them, and the
+// limit goes after them.
+func limits(t *testing.T, s *Snapshotter) {
+	t.Helper()
+	inv, err := takeStock(s.dirs, s.store)
+	must(t, err)
+	for n := 1; n <= 20 && s.quota != nil; n++ {
+		id := strconv.Itoa(n)
+		info, recorded := inv.records[id]
+		want, err := s.limit(info)
+		must(t, err)
+		if recorded && info.Kind == snapshots.KindCommitted {
+			continue // nobody writes to it; its limit goes when it goes
+		}
+		project, err := s.quota.project(id)
+		must(t, err)
+		eventually(t, fmt.Sprintf("snapshot %s %q is held to %d, what has no record takes nothing", id, info.Name, want), func() bool {
+			got, err := projectRecord(int(s.quota.root.Fd()), project)
+			if err != nil && !errors.Is(err, unix.ENOENT) {
+				t.Fatal(err)
+			}
+			return int64(got.hard)*quotaBlock == want && (recorded || got.space+got.inodes == 0)
+		})
 	}
 }
 

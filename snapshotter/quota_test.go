@@ -18,7 +18,7 @@ const mebi = 1 << 20
 
 // onQuota mounts a file system with project quotas, or skips by name. MINI_TEST_IMAGES is a directory with
 // images of file systems that are not to be had otherwise.
-func onQuota(t *testing.T, name string) string {
+func onQuota(t testing.TB, name string) string {
 	t.Helper()
 	needRoot(t)
 	image := filepath.Join(t.TempDir(), "image")
@@ -101,6 +101,9 @@ func TestGuestQuota(t *testing.T) {
 				if err != nil || u.Size < (want-2)*mebi || u.Size > (want+1)*mebi || u.Inodes < 3 {
 					t.Errorf("%s takes %d bytes, %d inodes, %v", key, u.Size, u.Inodes, err)
 				}
+			}
+			if n := len(s.counter.trees); n > 0 {
+				t.Errorf("%d trees were counted, which the kernel counts by itself", n)
 			}
 			must(t, s.Close())
 

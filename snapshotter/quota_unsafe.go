@@ -78,9 +78,14 @@ func projectLimit(fd int, project uint32, limit int64) error {
 
 // projectUsage is what a project takes.
 func projectUsage(fd int, project uint32) (bytes, inodes int64, err error) {
-	var block dqblk
-	err = quotactl(fd, getQuota, project, unsafe.Pointer(&block))
+	block, err := projectRecord(fd, project)
 	return int64(block.space), int64(block.inodes), err
+}
+
+// projectRecord is all that the kernel knows of a project.
+func projectRecord(fd int, project uint32) (block dqblk, err error) {
+	err = quotactl(fd, getQuota, project, unsafe.Pointer(&block))
+	return block, err
 }
 
 // limitsProjects tells whether the file system holds projects to their limits.

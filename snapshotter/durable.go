@@ -30,15 +30,15 @@ const (
 // keeps a disk busy when each file is synced by itself.
 const workers = 8
 
-// fewFiles are kept open by the first walk, so that a small tree needs no second one.
-const fewFiles = 32
+// ahead is how many files of a worker are written back at a time. Each is held open until it is on disk, so that
+// nothing has to be looked up again.
+const ahead = 64
 
 // A tree is walked by several goroutines, without following symlinks: what is in it was written by
 // an image or a container.
 type tree struct {
 	root string
 	sync syncMode
-	wait bool // second time: wait for the writeback
 
 	mu    sync.Mutex
 	more  sync.Cond
@@ -50,48 +50,33 @@ type tree struct {
 	err   error
 	usage snapshots.Usage
 	links map[[2]uint64]bool // files with several names, by device and inode
-	open  []int              // the first files whose writeback was begun
-	full  bool               // they are not all
+}
+
+// A worker walks directories. What it has begun to write back it waits for, in the same order.
+type worker struct {
+	*tree
+	buffer []byte
+	open   []int
+	usage  snapshots.Usage // of what has one name
 }
 
 // walk counts all that is in the tree, and syncs it as far as the tree is to be synced by itself.
-func (t *tree) walk(ctx context.Context) (snapshots.Usage, error) {
-	defer func() {
-		for _, fd := range t.open {
-			unix.Close(fd)
-		}
-	}()
-	if err := t.run(ctx); err != nil || t.sync != syncJournal {
-		return t.usage, err
-	}
-	for _, fd := range t.open {
-		if err := writtenBack(fd); err != nil {
-			return t.usage, fmt.Errorf("%s: %w", t.root, err)
-		}
-	}
-	if t.full {
-		second := tree{root: t.root, sync: t.sync, wait: true}
-		return t.usage, second.run(ctx)
-	}
-	return t.usage, nil
-}
-
-func (t *tree) run(ctx context.Context) (err error) {
+func (t *tree) walk(ctx context.Context) (usage snapshots.Usage, err error) {
 	if t.fd, err = unix.Open(t.root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-		return fmt.Errorf("%s: open: %w", t.root, err)
+		return usage, fmt.Errorf("%s: open: %w", t.root, err)
 	}
 	defer unix.Close(t.fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(t.fd, &st); err != nil {
-		return fmt.Errorf("%s: stat: %w", t.root, err)
+		return usage, fmt.Errorf("%s: stat: %w", t.root, err)
 	}
 	t.more.L = &t.mu
 	t.links = make(map[[2]uint64]bool)
 	t.todo, t.hands = []string{"."}, 1
-	t.add(&st)
+	t.usage = snapshots.Usage{Inodes: 1, Size: st.Blocks * 512}
 	t.work(ctx) // a tree of one directory needs nobody else
 	t.all.Wait()
-	return t.err
+	return t.usage, t.err
 }
 
 // found notes a directory, and gets one more worker for it if there can be.
@@ -108,39 +93,65 @@ func (t *tree) found(ctx context.Context, dir string) {
 
 // work takes directories until there are none and nobody can find more.
 func (t *tree) work(ctx context.Context) {
-	buffer := make([]byte, 16<<10)
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	w := worker{tree: t, buffer: make([]byte, 16<<10)}
 	for {
-		for len(t.todo) == 0 && t.busy > 0 {
-			t.more.Wait()
+		dir, ok := t.take()
+		if !ok {
+			break
 		}
-		if len(t.todo) == 0 || t.err != nil {
-			t.more.Broadcast()
-			return
-		}
-		dir := t.todo[len(t.todo)-1]
-		t.todo = t.todo[:len(t.todo)-1]
-		t.busy++
-		t.mu.Unlock()
 		err := ctx.Err()
 		if err == nil {
-			err = t.directory(ctx, dir, buffer)
+			err = w.directory(ctx, dir)
 		}
-		t.mu.Lock()
-		t.busy--
-		if err != nil && t.err == nil {
-			t.err = err
-		}
-		if t.busy == 0 || t.err != nil {
-			t.more.Broadcast()
-		}
+		t.done(err)
+	}
+	for len(w.open) > 0 {
+		t.fail(w.settle())
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.usage.Add(w.usage)
+}
+
+// take gives a directory, and nothing if there are none and nobody can find more.
+func (t *tree) take() (dir string, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(t.todo) == 0 && t.busy > 0 && t.err == nil {
+		t.more.Wait()
+	}
+	if len(t.todo) == 0 || t.err != nil {
+		t.more.Broadcast()
+		return "", false
+	}
+	dir = t.todo[len(t.todo)-1]
+	t.todo = t.todo[:len(t.todo)-1]
+	t.busy++
+	return dir, true
+}
+
+func (t *tree) done(err error) {
+	t.fail(err)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.busy--
+	if t.busy == 0 || t.err != nil {
+		t.more.Broadcast()
+	}
+}
+
+// fail notes the first error.
+func (t *tree) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil && t.err == nil {
+		t.err = err
 	}
 }
 
 // directory does one directory: its files now, its directories later.
-func (t *tree) directory(ctx context.Context, path string, buffer []byte) error {
-	fd, err := unix.Openat2(t.fd, path, &unix.OpenHow{
+func (w *worker) directory(ctx context.Context, path string) error {
+	fd, err := unix.Openat2(w.fd, path, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})
@@ -148,35 +159,35 @@ func (t *tree) directory(ctx context.Context, path string, buffer []byte) error 
 		return nil // a container is at work
 	}
 	if err != nil {
-		return fmt.Errorf("%s/%s: open: %w", t.root, path, err)
+		return fmt.Errorf("%s/%s: open: %w", w.root, path, err)
 	}
 	defer unix.Close(fd)
 	names := make([]string, 0, 64)
 	for {
-		n, err := unix.ReadDirent(fd, buffer)
+		n, err := unix.ReadDirent(fd, w.buffer)
 		if err != nil {
-			return fmt.Errorf("%s/%s: getdents: %w", t.root, path, err)
+			return fmt.Errorf("%s/%s: getdents: %w", w.root, path, err)
 		}
 		if n == 0 {
 			break
 		}
-		_, _, names = unix.ParseDirent(buffer[:n], -1, names[:0])
+		_, _, names = unix.ParseDirent(w.buffer[:n], -1, names[:0])
 		for _, name := range names {
-			if err := t.entry(ctx, fd, path, name); err != nil {
-				return fmt.Errorf("%s/%s/%s: %w", t.root, path, name, err)
+			if err := w.entry(ctx, fd, path, name); err != nil {
+				return fmt.Errorf("%s/%s/%s: %w", w.root, path, name, err)
 			}
 		}
 	}
-	if t.sync == syncEach {
+	if w.sync == syncEach {
 		if err := unix.Fsync(fd); err != nil {
-			return fmt.Errorf("%s/%s: fsync: %w", t.root, path, err)
+			return fmt.Errorf("%s/%s: fsync: %w", w.root, path, err)
 		}
 	}
 	return nil
 }
 
 // entry counts one name of a directory.
-func (t *tree) entry(ctx context.Context, dir int, path, name string) error {
+func (w *worker) entry(ctx context.Context, dir int, path, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		if errors.Is(err, unix.ENOENT) {
@@ -186,82 +197,80 @@ func (t *tree) entry(ctx context.Context, dir int, path, name string) error {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		t.found(ctx, path+"/"+name)
+		w.found(ctx, path+"/"+name)
 	case unix.S_IFREG:
-		if err := t.file(dir, name, &st); err != nil {
+		if err := w.file(dir, name, &st); err != nil {
 			return err
 		}
 	}
-	t.add(&st)
+	w.add(&st)
 	return nil
 }
 
-// file syncs one regular file.
-func (t *tree) file(dir int, name string, st *unix.Stat_t) error {
-	if t.sync == syncNone || t.sync == syncJournal && st.Size == 0 {
+// file syncs one regular file, or begins to.
+func (w *worker) file(dir int, name string, st *unix.Stat_t) error {
+	if w.sync == syncNone || w.sync == syncJournal && st.Size == 0 {
 		return nil
 	}
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	for (errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)) && len(w.open) > 0 {
+		if err := w.settle(); err != nil {
+			return err
+		}
+		fd, err = unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	}
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
-	if t.sync == syncJournal && !t.wait && t.keep(fd) {
-		if err := unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil {
-			return fmt.Errorf("sync_file_range: %w", err)
-		}
-		return nil
-	}
-	defer unix.Close(fd)
-	switch {
-	case t.sync == syncEach:
+	if w.sync == syncEach {
+		defer unix.Close(fd)
 		if err := unix.Fsync(fd); err != nil {
 			return fmt.Errorf("fsync: %w", err)
 		}
-	case t.wait:
-		return writtenBack(fd)
-	default:
-		if err := unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil {
-			return fmt.Errorf("sync_file_range: %w", err)
-		}
+		return nil
+	}
+	w.open = append(w.open, fd)
+	if err := unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil {
+		return fmt.Errorf("sync_file_range: %w", err)
+	}
+	if len(w.open) == ahead {
+		return w.settle()
 	}
 	return nil
 }
 
-// keep takes an open file, if there are few.
-func (t *tree) keep(fd int) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.open) == fewFiles {
-		t.full = true
-		return false
-	}
-	t.open = append(t.open, fd)
-	return true
-}
-
-// writtenBack waits until the pages of a file are on disk.
-func writtenBack(fd int) error {
+// settle waits until the file that was begun first is on disk.
+func (w *worker) settle() error {
+	fd := w.open[0]
+	w.open = append(w.open[:0], w.open[1:]...)
+	defer unix.Close(fd)
 	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
 	if err := unix.SyncFileRange(fd, 0, 0, all); err != nil {
-		return fmt.Errorf("sync_file_range: %w", err)
+		return fmt.Errorf("%s: sync_file_range: %w", w.root, err)
 	}
 	return nil
 }
 
 // add counts an inode once, whatever the number of its names.
-func (t *tree) add(st *unix.Stat_t) {
+func (w *worker) add(st *unix.Stat_t) {
+	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR && !w.first(st) {
+		return
+	}
+	w.usage.Inodes++
+	w.usage.Size += st.Blocks * 512
+}
+
+// first tells whether an inode with several names was not seen before.
+func (t *tree) first(st *unix.Stat_t) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		inode := [2]uint64{st.Dev, st.Ino}
-		if t.links[inode] {
-			return
-		}
-		t.links[inode] = true
+	inode := [2]uint64{st.Dev, st.Ino}
+	if t.links[inode] {
+		return false
 	}
-	t.usage.Inodes++
-	t.usage.Size += st.Blocks * 512
+	t.links[inode] = true
+	return true
 }

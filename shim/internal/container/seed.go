@@ -3,6 +3,7 @@ package container
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 
@@ -83,17 +84,51 @@ func makeSeed(dir, path string) (err error) {
 	}
 	unix.Close(file)
 
-	ns := -1
 	onThread(func() {
 		if err = sow(); err == nil {
-			ns, err = openNamespace("/proc/thread-self/ns/mnt")
+			err = plant(path)
 		}
 	})
+	return err
+}
+
+// plant mounts the namespace of this thread on path, in the namespace of all other threads. The kernel
+// takes it for a loop unless it is younger than that one (mnt_ns_loop in fs/namespace.c), and since Linux 6.18
+// tells their ages by numbers that each CPU has a stock of: the number of a later one may be lower. It is
+// higher, though, on the CPU where that one was made. What is cloned here has three mounts: that takes no time.
+func plant(path string) error {
+	var cpus unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
+		return fmt.Errorf("sched_getaffinity: %w", err)
+	}
+	err := plantThis(path)
+	for cpu := 0; errors.Is(err, unix.EINVAL) && cpu < len(cpus)*bits.UintSize; cpu++ {
+		if !cpus.IsSet(cpu) {
+			continue
+		}
+		var one unix.CPUSet
+		one.Set(cpu)
+		if unix.SchedSetaffinity(0, &one) != nil {
+			continue // it is gone
+		}
+		//nolint:forbidigo // the thread ends
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		err = plantThis(path)
+	}
+	return err
+}
+
+func plantThis(path string) error {
+	ns, err := openNamespace("/proc/thread-self/ns/mnt")
 	if err != nil {
 		return err
 	}
 	defer unix.Close(ns)
-	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", ns), path, "", unix.MS_BIND, ""); err != nil {
+	mounted := make(chan error)
+	go func() { mounted <- unix.Mount(fmt.Sprintf("/proc/self/fd/%d", ns), path, "", unix.MS_BIND, "") }()
+	if err := <-mounted; err != nil {
 		return fmt.Errorf("mount the namespace on %s: %w", path, err)
 	}
 	return nil

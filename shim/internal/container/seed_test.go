@@ -2,8 +2,10 @@ package container
 
 import (
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -86,5 +88,21 @@ func TestSeed(t *testing.T) {
 	}
 	if err := RemoveSeed(dir); err != nil {
 		t.Errorf("again: %v", err)
+	}
+}
+
+// TestSeedOfYoungNamespace: also where this process is in a mount namespace of its own, which
+// may have been made on any CPU.
+func TestSeedOfYoungNamespace(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: mounts")
+	}
+	for range 4 {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestSeed$", "-test.v")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "--- PASS: TestSeed ") {
+			t.Fatalf("%v\n%s", err, out)
+		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// measureFlat looks for costs that grow: each section is a curve, of the shims of mini alone.
+// measureFlat looks for costs that grow: each section is a curve.
 func (r *run) measureFlat() error {
 	for _, curve := range []func() error{
 		r.curveContainers, r.curveMounts, r.curveLayers, r.curveEnvironment, r.curveHeap,
@@ -38,10 +38,12 @@ func (r *run) ours() (list []contender) {
 	return list
 }
 
+const curveTitle = "Cost by "
+
 // curve is the section of one; its rows are its points.
-func (r *run) curve(of string) *section {
-	s := r.table.section("Cost by "+of, "ms")
-	s.names = names(r.ours())
+func (r *run) curve(of string, all []contender) *section {
+	s := r.table.section(curveTitle+of, "ms")
+	s.names = names(all)
 	return s
 }
 
@@ -85,8 +87,8 @@ func (r *run) point(s *section, at string, c contender, opts ...oci.SpecOpts) er
 }
 
 func (r *run) curveContainers() error {
-	s := r.curve("the number of containers that run")
-	for _, c := range r.ours() {
+	s := r.curve("the number of containers that run", r.real())
+	for _, c := range r.real() {
 		var removes []func() error
 		sum := 0
 		for _, n := range []int{0, r.many / 10, r.many} {
@@ -109,7 +111,7 @@ func (r *run) curveContainers() error {
 }
 
 func (r *run) curveMounts() (err error) {
-	s := r.curve("the number of mounts on the host")
+	s := r.curve("the number of mounts on the host", r.real())
 	base := filepath.Join(r.dir, "mounts")
 	n := 0
 	defer func() {
@@ -128,7 +130,7 @@ func (r *run) curveMounts() (err error) {
 			}
 			n++
 		}
-		for _, c := range r.ours() {
+		for _, c := range r.real() {
 			if err := r.point(s, fmt.Sprintf("%d mounts", want), c); err != nil {
 				return err
 			}
@@ -140,7 +142,7 @@ func (r *run) curveMounts() (err error) {
 // curveLayers makes its layers by hand: an image of as many would be no different to a shim. There is no
 // exec in it, which knows nothing of layers.
 func (r *run) curveLayers() error {
-	s := r.curve("the number of layers")
+	s := r.curve("the number of layers", r.ours())
 	ctx, done, err := r.client.WithLease(r.ctx, leases.WithRandomID())
 	if err != nil {
 		return err
@@ -217,13 +219,13 @@ func (r *run) lifeOn(s *section, c contender, parent string) error {
 }
 
 func (r *run) curveEnvironment() error {
-	s := r.curve("the size of the environment")
+	s := r.curve("the size of the environment", r.real())
 	for _, kb := range []int{1, 16, 64} {
 		var env []string
 		for i := range kb {
 			env = append(env, fmt.Sprintf("BENCH_%d=%s", i, strings.Repeat("x", 1000)))
 		}
-		for _, c := range r.ours() {
+		for _, c := range r.real() {
 			if err := r.point(s, fmt.Sprintf("%d kB", kb), c, oci.WithEnv(env)); err != nil {
 				return err
 			}
@@ -232,10 +234,10 @@ func (r *run) curveEnvironment() error {
 	return nil
 }
 
-// curveHeap makes a shim large by registering execs with long arguments, which it keeps until they are
+// curveHeap makes a shim of mini large by registering execs with long arguments, which it keeps until they are
 // started or deleted, and has it run a second container of the same pod.
 func (r *run) curveHeap() error {
-	s := r.curve("the heap of the shim")
+	s := r.curve("the heap of the shim", r.ours())
 	const each = 3 << 20 // a message of ttrpc has at most 4 MiB
 	for _, c := range r.ours() {
 		pod := r.id(c)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -35,6 +36,7 @@ type config struct {
 	quiet    time.Duration
 	markdown bool
 	json     string
+	plot     string
 	sizes    []int
 }
 
@@ -104,6 +106,7 @@ func parse() (*config, error) {
 	flag.DurationVar(&c.quiet, "quiet", time.Minute, "wait so long for a quiet machine")
 	flag.BoolVar(&c.markdown, "markdown", false, "print Markdown")
 	flag.StringVar(&c.json, "json", "", "`file` to write all values to as well")
+	flag.StringVar(&c.plot, "plot", "", "`file` to draw the curves of the flat part in, as SVG")
 	flag.Parse()
 	switch {
 	case flag.NArg() > 0:
@@ -181,10 +184,13 @@ func bench(c *config) error {
 	}
 	m = append(m, fact{"load average after", loadAverage().String()})
 	r.table.print(os.Stdout, m, names(r.all), c.markdown)
-	if c.json == "" {
-		return nil
+	if c.json != "" {
+		err = r.table.writeJSON(c.json, m)
 	}
-	return r.table.writeJSON(c.json, m)
+	if c.plot != "" {
+		err = errors.Join(err, r.table.writePlot(c.plot))
+	}
+	return err
 }
 
 func (r *run) measure(part string) error {

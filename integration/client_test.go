@@ -46,7 +46,7 @@ func create(t *testing.T, d *daemon.Daemon, id string, opts ...oci.SpecOpts) con
 		containerd.WithRuntime(daemon.Runtime(), nil))
 	must(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), d.Namespace), 20*time.Second)
+		ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), d.Namespace), time.Minute)
 		defer cancel()
 		if task, err := c.Task(ctx, nil); err == nil {
 			if _, err := task.Delete(ctx, containerd.WithProcessKill); err != nil {
@@ -116,7 +116,7 @@ func wait(t *testing.T, done <-chan containerd.ExitStatus) uint32 {
 	case status := <-done:
 		must(t, status.Error())
 		return status.ExitCode()
-	case <-time.After(60 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("does not end")
 		return 0
 	}
@@ -136,12 +136,12 @@ func end(t *testing.T, d *daemon.Daemon, task containerd.Task) uint32 {
 // eventually waits until f is true: in an emulated guest on a busy machine that may take its time.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(90 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if f() {
 			return
 		}
 	}
-	t.Fatalf("not within 30 s: %s", what)
+	t.Fatalf("not within 90 s: %s", what)
 }
 
 func must(t *testing.T, err error) {

@@ -42,7 +42,7 @@ func TestEventOrder(t *testing.T) {
 				got = append(got, describe(t, e))
 			case err := <-errs:
 				t.Fatal(err)
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatalf("no further event after\n\t%s", strings.Join(got, "\n\t"))
 			}
 		}

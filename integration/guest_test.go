@@ -67,7 +67,7 @@ func follow(t *testing.T, d *daemon.Daemon) (next func() string) {
 			return describe(t, e)
 		case err := <-errs:
 			t.Fatal(err)
-		case <-time.After(60 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatal("no further event")
 		}
 		return ""
@@ -229,7 +229,7 @@ func TestGuestKillPaused(t *testing.T) {
 	task := start(t, d, "box", limited(memory(64*mebi)), sleeper())
 	must(t, os.Mkdir(filepath.Join("/sys/fs/cgroup", d.Namespace, "box", "own"), 0o755))
 	must(t, task.Pause(d.Context()))
-	ctx, cancel := context.WithTimeout(d.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(d.Context(), time.Minute)
 	defer cancel()
 	must(t, task.Kill(ctx, 9))
 	if got := end(t, d, task); got != 137 {

@@ -118,7 +118,7 @@ func testHooks(t *testing.T, user, mount bool) {
 		return link
 	}
 	hostMnt, hostPid, mnt, pid := ns("self", "mnt"), ns("self", "pid"), ns(created.Pid, "mnt"), ns(created.Pid, "pid")
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	var inner []string
 	for len(inner) < 2 && time.Now().Before(deadline) {
 		data, err := os.ReadFile(filepath.Join(root, "log"))

@@ -571,7 +571,7 @@ echo end`
 // settled reads a file that is being written, when its last line is there.
 func (a *arena) settled(path string) string {
 	a.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		data, err := os.ReadFile(path)
 		if strings.Contains(string(data), "end\n") {

@@ -221,7 +221,7 @@ func (r *rig) assertClean() {
 		r.t.Errorf("mount left, or %v", err)
 	}
 	// Pumps and watchers close what they have when they have noticed.
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for countFds(r.t) > r.fds && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -318,7 +318,7 @@ func (s *eventSink) topics() []string {
 // await waits until the topics are these.
 func (s *eventSink) await(t testing.TB, want ...string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !slices.Equal(s.topics(), want) {
 		if time.Now().After(deadline) {
 			t.Fatalf("events %q, want %q", s.topics(), want)

@@ -122,7 +122,7 @@ func TestNotify(t *testing.T) {
 		if got.State.Annotations = nil; !equalJSON(got.State, want) {
 			t.Errorf("state %+v, want %+v", got.State, want)
 		}
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for !strings.HasSuffix(readFile(out), "\n1\n") {
 			if time.Now().After(deadline) {
 				t.Fatalf("it printed %q", readFile(out))

@@ -280,7 +280,7 @@ func TestPidsSubtree(t *testing.T) {
 		t.Fatalf("%q %v", line, err)
 	}
 	// The shell, and soon its child.
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		pids, err := r.client.Pids(t.Context(), &task.PidsRequest{ID: "x"})
 		r.must(err)
@@ -326,7 +326,7 @@ func TestForgotten(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	r.state("x", "", tasktypes.Status_STOPPED)
 	r.must(os.RemoveAll(filepath.Join(r.dir, "bundle-x")))
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		_, err := r.client.State(t.Context(), &task.StateRequest{ID: "x"})
 		if status.Code(err) == codes.NotFound {

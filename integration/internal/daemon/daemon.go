@@ -198,7 +198,7 @@ func (s *server) serves() bool {
 		return false
 	}
 	if s.client == nil {
-		c, err := containerd.New(s.Socket(), containerd.WithTimeout(10*time.Second))
+		c, err := containerd.New(s.Socket(), containerd.WithTimeout(30*time.Second))
 		if err != nil {
 			return false
 		}
@@ -220,7 +220,7 @@ func (s *server) end(sig syscall.Signal) error {
 	_ = s.cmd.Process.Signal(sig)
 	select {
 	case <-s.exited:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		_ = s.cmd.Process.Kill()
 		<-s.exited
 		return fmt.Errorf("containerd %s did not end on %s\n%s", s.Version, sig, s.logTail())

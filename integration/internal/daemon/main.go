@@ -176,7 +176,7 @@ func reapUntil(pid int) int {
 // bury kills all descendants of this process, and says what they were.
 func bury() (left []string) {
 	said := make(map[int]bool)
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		all := descendants(os.Getpid())
 		if len(all) == 0 {
 			break

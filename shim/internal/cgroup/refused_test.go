@@ -56,7 +56,7 @@ func TestKillThreaded(t *testing.T) {
 		t.Skipf("%s: cgroup.type: %v", t.Name(), err)
 	}
 	var pids []int
-	for deadline := time.Now().Add(5 * time.Second); len(pids) != 3 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); len(pids) != 3 && time.Now().Before(deadline); {
 		var err error
 		if pids, err = g.Pids(); err != nil {
 			t.Fatal(err)

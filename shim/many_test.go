@@ -31,7 +31,13 @@ func TestMany(t *testing.T) {
 		}
 		return s
 	}
+	progress := func(i int) { // a guest that says nothing is taken for dead
+		if i%100 == 0 && i > 0 {
+			t.Logf("%d of %d", i, many)
+		}
+	}
 	for i := range many / 2 {
+		progress(i)
 		id := fmt.Sprintf("c%d", i)
 		if _, err := r.client.Create(t.Context(), r.request(id, limited("true"))); err != nil {
 			t.Fatal(err)
@@ -48,6 +54,7 @@ func TestMany(t *testing.T) {
 	// These have children, and cgroups of their own below the container's.
 	const atOnce = 10
 	for i := 0; i < many-many/2; i += atOnce {
+		progress(many/2 + i)
 		var all sync.WaitGroup
 		for k := range atOnce {
 			id := fmt.Sprintf("p%d", i+k)

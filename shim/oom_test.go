@@ -55,6 +55,9 @@ func TestOOMKills(t *testing.T) {
 		}
 		all.Go(func() {
 			for i := range next {
+				if i%100 == 99 {
+					t.Logf("kill %d of %d", i, kills)
+				}
 				if err := r.killForMemory(t, id, fmt.Sprintf("e%d", i)); err != nil {
 					t.Errorf("kill %d, in %s: %v", i, id, err)
 					return

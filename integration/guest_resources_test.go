@@ -66,6 +66,9 @@ func TestGuestCPUShares(t *testing.T) {
 	needs(t, "cpu", "cpuset")
 	d := shared(t, "2.4")
 	few, many, idle := uint64(128), uint64(4096), int64(1)
+	// Shares are of no account for one that is idle, and no error. It begins before there is anything to run
+	// beside: beginning takes a processor, too.
+	c := spin(t, d, "idle", specs.LinuxCPU{Shares: &many, Idle: &idle})
 	a := spin(t, d, "few", specs.LinuxCPU{Shares: &few})
 	b := spin(t, d, "many", specs.LinuxCPU{Shares: &many})
 	used := use(t, d, 4*time.Second, a, b)
@@ -83,8 +86,6 @@ func TestGuestCPUShares(t *testing.T) {
 	must(t, b.Kill(d.Context(), 9))
 	end(t, d, b)
 
-	// Shares are of no account for one that is idle, and no error.
-	c := spin(t, d, "idle", specs.LinuxCPU{Shares: &many, Idle: &idle})
 	used = use(t, d, 4*time.Second, a, c)
 	if ratio := used[0].Seconds() / used[1].Seconds(); ratio < 10 {
 		t.Errorf("beside one that runs an idle one used %s of %s", used[1], used[0])

@@ -134,13 +134,13 @@ func TestGuestMems(t *testing.T) {
 func TestGuestReservation(t *testing.T) {
 	needs(t, "memory", "io")
 	d := shared(t, "2.4")
-	dir, in := pod(t, d, 96*mebi)
+	dir, in := pod(t, d, 48*mebi)
 	must(t, os.WriteFile(filepath.Join(dir, "memory.min"), []byte("0"), 0))
-	reserved := int64(64 * mebi)
+	reserved := int64(32 * mebi)
 	files := func(id string, r *specs.LinuxResources) containerd.Task {
 		task := start(t, d, id, in(id), limited(r), sleeper())
 		// The data of a file that was written is reclaimed like any other once it is on the disk.
-		if status, out := command(t, d, task, "fill", "", "sh", "-c", "dd if=/dev/zero of=/f bs=1M count=40 conv=fsync && cat /f >/dev/null"); status != 0 {
+		if status, out := command(t, d, task, "fill", "", "sh", "-c", "dd if=/dev/zero of=/f bs=1M count=20 conv=fsync && cat /f >/dev/null"); status != 0 {
 			t.Fatalf("status %d: %s", status, out)
 		}
 		return task
@@ -148,12 +148,12 @@ func TestGuestReservation(t *testing.T) {
 	kept := files("kept", &specs.LinuxResources{Memory: &specs.LinuxMemory{Reservation: &reserved}})
 	lost := files("lost", &specs.LinuxResources{})
 	greedy := start(t, d, "greedy", in("greedy"), sleeper())
-	if status, out := command(t, d, greedy, "e", "", "sh", "-c", "dd if=/dev/zero of=/f bs=1M count=200 conv=fsync && cat /f /f >/dev/null"); status != 0 {
+	if status, out := command(t, d, greedy, "e", "", "sh", "-c", "dd if=/dev/zero of=/f bs=1M count=100 conv=fsync && cat /f /f >/dev/null"); status != 0 {
 		t.Fatalf("status %d: %s", status, out)
 	}
 	k, l := measure(t, d, kept).Memory.GetFile(), measure(t, d, lost).Memory.GetFile()
-	if k < 30*mebi || k < 2*l {
-		t.Errorf("reserved: %d MiB are left of 40; not reserved: %d MiB", k/mebi, l/mebi)
+	if k < 15*mebi || k < 2*l {
+		t.Errorf("reserved: %d MiB are left of 20; not reserved: %d MiB", k/mebi, l/mebi)
 	}
 }
 
@@ -163,34 +163,34 @@ func TestGuestSwap(t *testing.T) {
 	throwaway(t)
 	d := shared(t, "2.4")
 	file := filepath.Join(t.TempDir(), "swap")
-	run(t, "dd", "if=/dev/zero", "of="+file, "bs=1M", "count=128")
+	run(t, "dd", "if=/dev/zero", "of="+file, "bs=1M", "count=64")
 	run(t, "mkswap", file)
 	must(t, os.Chmod(file, 0o600))
 	run(t, "swapon", file)
 	t.Cleanup(func() { run(t, "swapoff", file) })
 
-	limit, both := int64(32*mebi), int64(64*mebi)
+	limit, both := int64(16*mebi), int64(32*mebi)
 	task := start(t, d, "swaps", limited(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &both}}), sleeper())
 	if got, want := group(t, d, "swaps", "memory.swap.max"), fmt.Sprint(both-limit); got != want {
 		t.Errorf("memory.swap.max is %s, want what is beyond the memory, %s", got, want)
 	}
-	if status, out := command(t, d, task, "fits", "", full(48)...); status != 0 {
-		t.Errorf("48 MiB do not fit into 32 of memory and 32 of swap: status %d: %s", status, out)
+	if status, out := command(t, d, task, "fits", "", full(24)...); status != 0 {
+		t.Errorf("24 MiB do not fit into 16 of memory and 16 of swap: status %d: %s", status, out)
 	}
-	if m := measure(t, d, task).Memory; m.GetSwapMaxUsage() < 12*mebi || m.GetSwapLimit() != 32*mebi {
+	if m := measure(t, d, task).Memory; m.GetSwapMaxUsage() < 6*mebi || m.GetSwapLimit() != 16*mebi {
 		t.Errorf("measured: %v", m)
 	}
-	if status, _ := command(t, d, task, "more", "", full(80)...); status != 137 {
-		t.Errorf("80 MiB fit: status %d", status)
+	if status, _ := command(t, d, task, "more", "", full(40)...); status != 137 {
+		t.Errorf("40 MiB fit: status %d", status)
 	}
-	none := start(t, d, "none", limited(memory(32*mebi)), sleeper())
-	if status, _ := command(t, d, none, "more", "", full(48)...); status != 137 {
-		t.Errorf("48 MiB fit into 32 without swap: status %d", status)
+	none := start(t, d, "none", limited(memory(16*mebi)), sleeper())
+	if status, _ := command(t, d, none, "more", "", full(24)...); status != 137 {
+		t.Errorf("24 MiB fit into 16 without swap: status %d", status)
 	}
 	any := int64(-1)
 	free := start(t, d, "free", limited(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &any}}), sleeper())
-	if status, out := command(t, d, free, "fits", "", full(48)...); status != 0 {
-		t.Errorf("48 MiB do not fit into 32 with swap: status %d: %s", status, out)
+	if status, out := command(t, d, free, "fits", "", full(24)...); status != 0 {
+		t.Errorf("24 MiB do not fit into 16 with swap: status %d: %s", status, out)
 	}
 }
 

@@ -18,7 +18,8 @@
 // the receiving pipe and later data is not merged into it (fs/splice.c, splice_pipe_to_pipe clears
 // PIPE_BUF_FLAG_CAN_MERGE), so a FIFO fed line by line by splice would be full after 16 lines and
 // not after 64 KiB. Therefore a pump reads and writes; when a read fills its buffer it goes over
-// to splice, and back when a splice moves less than 16 KiB. The buffer is taken from a pool when
+// to splice, and back when a splice moves less than 16 KiB. The first time it does so it enlarges
+// both pipes to 256 KiB, for what was 64 between two wakeups. The buffer is taken from a pool when
 // there is something to read and goes back before the pump waits for more.
 //
 // Where stdout and stderr name the same FIFO or file, the process gets one pipe for both: what it
@@ -38,8 +39,8 @@
 //   - A reader that is slow or stopped: ordinary backpressure. The pump waits, the pipe fills, the
 //     process waits in write(2). All data arrives when the reader goes on. For ever if it must be.
 //   - No reader: the pump opens a read end for the length of one write(2), so that the write is
-//     possible, and goes on filling the FIFO: 64 KiB are kept for the next reader, then another
-//     64 KiB in the process's pipe. With both full it looks every 50 ms for a reader; the process
+//     possible, and goes on filling the FIFO: its 64 KiB, or 256, are kept for the next reader, then
+//     as much again in the process's pipe. With both full it looks every 50 ms for a reader; the process
 //     waits meanwhile, and a containerd that restarts in this time loses nothing.
 //   - No reader and a full FIFO for longer than 10 s, or a FIFO whose name has been unlinked (none
 //     can come any more): further output is dropped, the oldest stays in the FIFO. Before each

@@ -14,6 +14,9 @@ const (
 	bufSize = 32 << 10
 	// spliceMax is more than a pipe holds unless somebody enlarged it.
 	spliceMax = 1 << 20
+	// widePipe is what the pipes of a stream in bulk are enlarged to, from 64 KiB. With more there is
+	// no gain, and a slow reader would hold up more memory.
+	widePipe = 256 << 10
 	// spliceMin: a splice that moves less wastes pipe slots, see doc.go, and copying, being slower,
 	// finds more at a time: with 4 KiB writes 20% less CPU than splicing page by page.
 	spliceMin = 16 << 10
@@ -57,6 +60,7 @@ type pump struct {
 
 	buf     *buffer
 	pending []byte // the part of buf that is not written yet
+	wide    bool   // its pipes are
 	bulk    bool   // the last read filled the buffer: splice
 	last    byte   // the last byte written, for typing the end of a terminal's input
 	eof     bool   // the source has ended
@@ -220,7 +224,9 @@ func (p *pump) fill() state {
 	case n > 0:
 		p.left -= n
 		p.pending = b[:n]
-		p.bulk = n == bufSize && p.canSplice()
+		if p.bulk = n == bufSize && p.canSplice(); p.bulk && !p.wide {
+			p.widen()
+		}
 		return p.flush()
 	case errors.Is(err, unix.EAGAIN):
 		p.freeBuffer()
@@ -233,6 +239,17 @@ func (p *pump) fill() state {
 		p.pending = typedEOF(p.dst, p.last, b)
 	}
 	return moved
+}
+
+// widen lets more go between two wakeups: F_SETPIPE_SZ(2const). It is refused where the user has many
+// such pipes already and no CAP_SYS_RESOURCE, and then changes nothing.
+func (p *pump) widen() {
+	p.wide = true
+	for _, fd := range []int{p.src.fd, p.dst.fd} {
+		if n, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0); err == nil && n < widePipe {
+			_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, widePipe)
+		}
+	}
 }
 
 func (p *pump) canSplice() bool {

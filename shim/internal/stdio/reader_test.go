@@ -99,7 +99,8 @@ func TestReadersTakeTurns(t *testing.T) {
 	checkNumbers(t, got.String(), n)
 }
 
-// With the reader gone for good the process writes 10 MB and ends; the oldest 64 KiB are kept.
+// With the reader gone for good the process writes 10 MB and ends; the oldest are kept, as
+// many as the FIFO holds: it may have been enlarged.
 func TestReaderGone(t *testing.T) {
 	s, path, f := outOnly(t, 300*time.Millisecond)
 	_ = f.Close()
@@ -114,7 +115,7 @@ func TestReaderGone(t *testing.T) {
 	// file before it calls Delete, so it must have that without a Close.
 	got := receive(t, collect(openAsync(path, os.O_RDONLY)))
 	mustClose(t, s)
-	if len(got) != 64<<10 || !strings.HasPrefix(got, "0\n1\n2\n") {
+	if len(got) < 64<<10 || len(got) > widePipe || !strings.HasPrefix(got, "0\n1\n2\n") {
 		t.Errorf("%d bytes kept: %.20q", len(got), got)
 	}
 }

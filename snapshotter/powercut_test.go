@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,11 +24,25 @@ import (
 // snapshotter has to find what was answered by then.
 
 const (
-	cutDisk   = 128 * mebi
 	cutSector = 512
-	cutAck    = cutDisk - cutSector
 	cutDeeds  = 60
 )
+
+// A cutDisk has a file system, and at its end a sector that says how many deeds are answered.
+type cutDisk struct {
+	fs   string
+	size int64
+	mkfs string
+}
+
+// The smallest that each makes.
+var cutDisks = []cutDisk{
+	{"ext4", 128 * mebi, "mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0"},
+	{"xfs", 320 * mebi, "mkfs.xfs -q"},
+}
+
+// answered is where the last sector begins.
+func (d cutDisk) answered() uint64 { return uint64(d.size) - cutSector }
 
 // A layerDeed is a deed on a layer, with what is there when it is done.
 type layerDeed struct {
@@ -86,16 +101,17 @@ func writeLayerFiles(dir, name string) error {
 }
 
 func init() {
-	// cut SERIAL DURABLE: live on the disk with this serial number.
+	// cut FS DURABLE: live on the disk whose serial number is "cut".
 	helpers["cut"] = func(args []string) {
-		if err := liveOnDisk(args[0], args[1] == "true"); err != nil {
+		d := cutDisks[slices.IndexFunc(cutDisks, func(d cutDisk) bool { return d.fs == args[0] })]
+		if err := d.live("cut", args[1] == "true"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 	}
 }
 
-func liveOnDisk(serial string, durable bool) error {
+func (d cutDisk) live(serial string, durable bool) error {
 	var device string
 	disks, err := filepath.Glob("/sys/block/vd*/serial")
 	if err != nil {
@@ -118,7 +134,7 @@ func liveOnDisk(serial string, durable bool) error {
 	if err := os.Mkdir("/cut", 0o700); err != nil {
 		return err
 	}
-	if err := unix.Mount(device, "/cut", "ext4", 0, ""); err != nil {
+	if err := unix.Mount(device, "/cut", d.fs, 0, ""); err != nil {
 		return err
 	}
 	c := DefaultConfig()
@@ -127,12 +143,12 @@ func liveOnDisk(serial string, durable bool) error {
 	if err != nil {
 		return err
 	}
-	for i, d := range powerDeeds(cutDeeds) {
-		if err := d.do(s); err != nil {
+	for i, deed := range powerDeeds(cutDeeds) {
+		if err := deed.do(s); err != nil {
 			return fmt.Errorf("%d: %w", i, err)
 		}
 		copy(sector, fmt.Sprintf("done %d\n", i+1))
-		if _, err := disk.WriteAt(sector, cutAck); err != nil {
+		if _, err := disk.WriteAt(sector, int64(d.answered())); err != nil {
 			return err
 		}
 		// Somebody else writes, and waits for nothing.
@@ -193,8 +209,8 @@ func readLog(path string) (all []diskWrite, err error) {
 }
 
 // done is the number of deeds that an entry says are answered, 0 if it says nothing.
-func (w diskWrite) done() (n int) {
-	if w.at == cutAck && len(w.data) > 0 {
+func (d cutDisk) done(w diskWrite) (n int) {
+	if w.at == d.answered() && len(w.data) > 0 {
 		_, _ = fmt.Sscanf(string(w.data), "done %d\n", &n)
 	}
 	return n
@@ -202,7 +218,7 @@ func (w diskWrite) done() (n int) {
 
 // crashImage writes the disk as it may be when the power goes after the first k entries, and gives how
 // many deeds were answered by then.
-func crashImage(path, base string, log []diskWrite, k int, random *rand.Rand) (done int, err error) {
+func (d cutDisk) crashImage(path, base string, log []diskWrite, k int, random *rand.Rand) (done int, err error) {
 	if out, err := exec.Command("cp", "--sparse=always", base, path).CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("cp: %w: %s", err, out)
 	}
@@ -218,7 +234,7 @@ func crashImage(path, base string, log []diskWrite, k int, random *rand.Rand) (d
 		}
 	}
 	for i, w := range log[:k] {
-		if n := w.done(); n > 0 {
+		if n := d.done(w); n > 0 {
 			done = n
 			continue
 		}
@@ -246,17 +262,31 @@ func TestPowerCut(t *testing.T) {
 	if err != nil || images < 1 {
 		t.Skipf("%s: boots a guest: set MINI_TEST_POWER_CUTS to a number of crash images; make vm-test does", t.Name())
 	}
+	for _, d := range cutDisks {
+		t.Run(d.fs, func(t *testing.T) { d.powerCuts(t, images) })
+	}
+}
+
+func (d cutDisk) powerCuts(t *testing.T, images int) {
+	mkfs := strings.Fields(d.mkfs)
+	if _, err := exec.LookPath(mkfs[0]); err != nil {
+		t.Skipf("%s: needs %s", t.Name(), mkfs[0])
+	}
 	dir := t.TempDir()
 	base, disk, log := dir+"/base", dir+"/disk", dir+"/log"
-	for file, size := range map[string]int64{base: cutDisk, log: 1 << 30} {
+	for file, size := range map[string]int64{base: d.size - mebi, log: 1 << 30} {
 		must(t, os.WriteFile(file, nil, 0o600))
 		must(t, os.Truncate(file, size))
 	}
-	// Some sectors at the end are no part of the file system.
-	mkfs := exec.Command("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", base, fmt.Sprint((cutDisk-mebi)/1024))
-	if out, err := mkfs.CombinedOutput(); err != nil {
+	if out, err := exec.Command(mkfs[0], append(mkfs[1:], base)...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	must(t, os.Truncate(base, d.size)) // the end is no part of the file system
+	at := t.TempDir()
+	if out, err := exec.Command("mount", "-o", "loop,ro", "-t", d.fs, base, at).CombinedOutput(); err != nil {
+		t.Skipf("%s: needs loop devices and %s, to look at what is left: %v: %s", t.Name(), d.fs, err, out)
+	}
+	must(t, unix.Unmount(at, 0))
 	self, err := os.Readlink("/proc/self/exe")
 	must(t, err)
 	for _, command := range [][]string{{"cp", "--sparse=always", base, disk}, {"mkdir", dir + "/in"}, {"cp", self, dir + "/in/test"}} {
@@ -268,7 +298,7 @@ func TestPowerCut(t *testing.T) {
 	run := exec.Command("../hack/vm/run", "-t", "300", "-r", dir+"/in:/in", "-e", envInside+"=1",
 		"-q", "-blockdev driver=blklogwrites,node-name=lw,file.driver=file,file.filename="+disk+
 			",log.driver=file,log.filename="+log+",log-sector-size=512 -device virtio-blk-pci,drive=lw,serial=cut",
-		"--", "sh", "-c", "cp /in/test /tmp/test && exec /tmp/test cut cut "+fmt.Sprint(durable))
+		"--", "sh", "-c", "cp /in/test /tmp/test && exec /tmp/test cut "+d.fs+" "+fmt.Sprint(durable))
 	if out, err := run.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -276,7 +306,7 @@ func TestPowerCut(t *testing.T) {
 	must(t, err)
 	first := len(entries)
 	for i := len(entries) - 1; i >= 0; i-- {
-		if entries[i].done() > 0 {
+		if d.done(entries[i]) > 0 {
 			first = i + 1
 		}
 	}
@@ -290,7 +320,7 @@ func TestPowerCut(t *testing.T) {
 		k := first + (len(entries)-first)*(i+1)/images - random.IntN(max(1, (len(entries)-first)/images))
 		t.Run(fmt.Sprintf("entry %d", k), func(t *testing.T) {
 			image := dir + "/image"
-			done, err := crashImage(image, base, entries, k, random)
+			done, err := d.crashImage(image, base, entries, k, random)
 			must(t, err)
 			if done == 0 {
 				t.Fatal("nothing was answered")

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -180,7 +181,7 @@ func (s *stage) whole(sn snapshots.Snapshotter, e *exhibit) error {
 	for i := range layers {
 		u, err := sn.Usage(s.ctx, chain(e.diffs[:i+1]))
 		if err != nil {
-			return fmt.Errorf("layer %d: %w", i, err)
+			return fmt.Errorf("layer %d: %w; containerd has %q", i, err, s.snapshots(sn))
 		}
 		files += u.Inodes
 	}
@@ -188,6 +189,15 @@ func (s *stage) whole(sn snapshots.Snapshotter, e *exhibit) error {
 		return fmt.Errorf("%d files were unpacked", files)
 	}
 	return nil
+}
+
+// snapshots are the names that containerd has.
+func (s *stage) snapshots(sn snapshots.Snapshotter) (all []string) {
+	_ = sn.Walk(s.ctx, func(_ context.Context, info snapshots.Info) error {
+		all = append(all, info.Kind.String()+" "+info.Name)
+		return nil
+	})
+	return all
 }
 
 func chain(diffs []digest.Digest) string { return identity.ChainID(diffs).String() }

@@ -154,7 +154,7 @@ func startCRI(t *testing.T, version string) *kubelet {
 	conn, err := grpc.NewClient("unix://"+d.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	c := &kubelet{
 		d: d, ctx: ctx, runtime: cri.NewRuntimeServiceClient(conn), logs: filepath.Join(dir, "logs"), parent: "/" + d.Namespace,

@@ -180,7 +180,7 @@ func (s *server) start() error {
 	s.cmd, s.exited = cmd, exited
 	s.mu.Unlock()
 
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		select {
 		case <-exited:
 			return fmt.Errorf("containerd %s ended at its start: %s\n%s", s.Version, cmd.ProcessState, s.logTail())
@@ -204,7 +204,7 @@ func (s *server) serves() bool {
 		}
 		s.client = c
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	serving, err := s.client.IsServing(ctx)
 	return err == nil && serving

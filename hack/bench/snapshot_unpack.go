@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	transferimage "github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -149,7 +150,9 @@ func (s *stage) measureUnpack() error {
 		}
 		begun = time.Now()
 		for i := layers; i > 0; i-- {
-			if err := sn.Remove(s.ctx, chain(e.diffs[:i])); err != nil {
+			// Without the top nothing refers to those below: containerd's collector, which runs again
+			// some time after it has run, may come first.
+			if err := sn.Remove(s.ctx, chain(e.diffs[:i])); err != nil && !errdefs.IsNotFound(err) {
 				return err
 			}
 		}

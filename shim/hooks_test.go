@@ -3,7 +3,9 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -255,4 +257,23 @@ func TestHooksOfKilledShim(t *testing.T) {
 	}
 	r.remove("x")
 	r.assertClean()
+}
+
+// TestRecordCutShort: a shim that was killed before it wrote its record has made nothing. What cannot be
+// read is said.
+func TestRecordCutShort(t *testing.T) {
+	bundle := t.TempDir()
+	record := filepath.Join(bundle, "mini.cgroup")
+	for text, want := range map[string]string{"": "", "{": "mini.cgroup", "/a/b\n": "mini.cgroup"} {
+		if err := os.WriteFile(record, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := container.Bury(context.Background(), t.TempDir(), bundle)
+		if _, serr := os.Lstat(record); want == "" && (err != nil || !errors.Is(serr, fs.ErrNotExist)) {
+			t.Errorf("%q: %v, %v", text, err, serr)
+		}
+		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
 }

@@ -43,7 +43,8 @@ var floors = map[string][]string{
 
 	"shim/internal/container": {
 		"shim/internal/agent", "shim/internal/bootstrap", "shim/internal/cgroup", "shim/internal/compile",
-		"shim/internal/program", "shim/internal/seccomp", "shim/internal/stdio", "shim/internal/systemd",
+		"shim/internal/program", "shim/internal/seccomp", "shim/internal/spec", "shim/internal/stdio",
+		"shim/internal/systemd",
 	},
 
 	"shim/early":   {"shim/internal/bootstrap"},

@@ -8,13 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/containerd-mini/mini/shim/internal/bootstrap"
 	"github.com/containerd-mini/mini/shim/internal/cgroup"
+	"github.com/containerd-mini/mini/shim/internal/spec"
 )
 
 // record is what a container leaves if its shim is killed.
@@ -56,11 +56,12 @@ func Bury(ctx context.Context, cgroupRoot, bundle string) error {
 	if err != nil {
 		return err
 	}
+	if len(data) == 0 {
+		return removeRecord(bundle) // killed between open and write: nothing was made yet
+	}
 	var r record
 	if err := json.Unmarshal(data, &r); err != nil {
-		// Earlier versions wrote a line for each.
-		path, rest, _ := strings.Cut(string(data), "\n")
-		r.Cgroup, r.Unit = path, strings.TrimSpace(rest)
+		return fmt.Errorf("bundle: %s: %w", bootstrap.RecordName, err)
 	}
 	if err := removeGroup(ctx, cgroupRoot, r.Cgroup, r.Unit); err != nil {
 		return err
@@ -78,16 +79,16 @@ func Bury(ctx context.Context, cgroupRoot, bundle string) error {
 
 // buryHooks runs the hooks after the end. A bundle that cannot be read has none.
 func buryHooks(bundle, id string) {
-	var spec specs.Spec
+	var config specs.Spec
 	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
 	if err == nil {
-		err = json.Unmarshal(data, &spec)
+		err = spec.Unmarshal(data, &config) // as Create reads it: two readers could find other hooks
 	}
 	if err == nil {
 		if abs, aerr := filepath.Abs(bundle); aerr == nil {
 			bundle = abs
 		}
-		c := &Container{cfg: Config{ID: id, Bundle: bundle, Spec: &spec}}
+		c := &Container{cfg: Config{ID: id, Bundle: bundle, Spec: &config}}
 		c.stoppedHooks()
 	}
 }

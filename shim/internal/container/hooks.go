@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -185,15 +186,42 @@ func (c *Container) outside(pid int) hookWay {
 		if err != nil {
 			return nil, errors.Unwrap(err)
 		}
-		return hostHook{p}, nil
+		return &hostHook{p: p}, nil
 	}}
 }
 
-type hostHook struct{ p *os.Process }
+// hostHook is the first process of a group, whose number is the group's. It is
+// nobody else's until that process is reaped: kill and the reaping must not meet.
+type hostHook struct {
+	p *os.Process
 
-func (h hostHook) kill() error { return unix.Kill(-h.p.Pid, unix.SIGKILL) }
+	mu     sync.Mutex
+	reaped bool
+}
 
-func (h hostHook) wait() (unix.WaitStatus, error) {
+func (h *hostHook) kill() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.reaped {
+		return nil
+	}
+	return unix.Kill(-h.p.Pid, unix.SIGKILL)
+}
+
+func (h *hostHook) wait() (unix.WaitStatus, error) {
+	// WNOWAIT leaves it a zombie, waitid(2).
+	for {
+		err := unix.Waitid(unix.P_PID, h.p.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			return 0, fmt.Errorf("waitid: %w", err)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reaped = true
 	state, err := h.p.Wait()
 	if err != nil {
 		return 0, err

@@ -12,10 +12,14 @@ import (
 )
 
 // Stats measures the cgroup. A section whose files are not there, for want of
-// the controller, is nil.
+// the controller, is empty and not nil: that of containerd's own runtime never
+// is, and its clients do not ask (nerdctl stats panics).
 func (g *Group) Stats() (*stats.Metrics, error) {
 	r := reader{g: g, buf: make([]byte, 0, 4096)}
-	m := &stats.Metrics{}
+	m := &stats.Metrics{
+		Pids: &stats.PidsStat{}, Memory: &stats.MemoryStat{}, MemoryEvents: &stats.MemoryEvents{},
+		Io: &stats.IOStat{}, Rdma: &stats.RdmaStat{},
+	}
 	// cpu.stat is in every cgroup, controller or not: without it there is
 	// no cgroup.
 	b, err := g.read("cpu.stat", r.buf)
@@ -36,14 +40,15 @@ func (g *Group) Stats() (*stats.Metrics, error) {
 		m.Memory.SwapUsage = r.single("memory.swap.current")
 		m.Memory.SwapLimit = r.single("memory.swap.max")
 		m.Memory.SwapMaxUsage = r.single("memory.swap.peak")
-		m.Memory.PSI = r.psi("memory.pressure")
 	}
+	m.Memory.PSI = r.psi("memory.pressure") // in every cgroup
 	if b := r.file("memory.events"); b != nil {
 		m.MemoryEvents = parseMemoryEvents(b)
 	}
 	if b := r.file("io.stat"); b != nil {
-		m.Io = &stats.IOStat{Usage: parseIO(b), PSI: r.psi("io.pressure")}
+		m.Io.Usage = parseIO(b)
 	}
+	m.Io.PSI = r.psi("io.pressure")
 	if b := r.file("rdma.current"); b != nil {
 		m.Rdma = &stats.RdmaStat{Current: parseRdma(b), Limit: parseRdma(r.file("rdma.max"))}
 	}

@@ -79,7 +79,10 @@ func TestStats(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(has) == 0 && (m.Pids != nil || m.Memory != nil || m.MemoryEvents != nil || m.Io != nil || m.Rdma != nil || m.Hugetlb != nil) {
+	if m.Pids == nil || m.Memory == nil || m.MemoryEvents == nil || m.Io == nil || m.Rdma == nil {
+		t.Errorf("a section is missing: %v", m)
+	}
+	if len(has) == 0 && (m.Pids.Current != 0 || m.Memory.Usage != 0 || len(m.Io.GetUsage()) != 0 || m.Hugetlb != nil) {
 		t.Errorf("sections without a controller: %v", m)
 	}
 }

@@ -35,13 +35,15 @@ type Process struct {
 	// reported.
 	done chan struct{}
 	// mu guards what follows.
-	mu     sync.Mutex
-	state  State
-	proc   *agent.Process // nil before it is made
-	pid    int
-	io     *stdio.IO
-	status uint32
-	exited time.Time
+	mu    sync.Mutex
+	state State
+	proc  *agent.Process // nil before it is made
+	pid   int
+	io    *stdio.IO
+	// stdinEnded: CloseStdin has been called.
+	stdinEnded bool
+	status     uint32
+	exited     time.Time
 }
 
 func newProcess(c *Container, execID string, spec *specs.Process, cfg stdio.Config) *Process {
@@ -122,7 +124,11 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int) (er
 	io.Started()
 	p.mu.Lock()
 	p.proc, p.pid, p.io = proc, proc.Pid, io
+	ended := p.stdinEnded
 	p.mu.Unlock()
+	if ended {
+		return io.CloseStdin()
+	}
 	return nil
 }
 
@@ -205,6 +211,9 @@ func (p *Process) tryStart(ctx context.Context) (made bool, err error) {
 		if err := p.container.startHooks(ctx, p.proc); err != nil {
 			return true, p.failed(err)
 		}
+	}
+	if err := p.io.OpenInput(); err != nil {
+		return true, p.failed(err)
 	}
 	if err := p.proc.Open(ctx); err != nil {
 		return true, err
@@ -351,10 +360,13 @@ func (p *Process) Resize(width, height uint32) error {
 	return io.Resize(width, height)
 }
 
-// CloseStdin gives the process the end of its input, after what was written.
+// CloseStdin gives the process the end of its input, after what was written. A
+// client may be through with it while the process is being made: it writes as
+// soon as the streams are open.
 func (p *Process) CloseStdin() error {
 	p.mu.Lock()
 	io := p.io
+	p.stdinEnded = true
 	p.mu.Unlock()
 	if io == nil {
 		return nil

@@ -109,6 +109,7 @@ func BenchmarkLife(b *testing.B) {
 			b.Fatal(err)
 		}
 		s.Started()
+		_ = s.OpenInput()
 		if err := s.Drain(time.Second); err != nil {
 			b.Fatal(err)
 		}
@@ -129,6 +130,7 @@ func BenchmarkLine(b *testing.B) {
 	dup := -1
 	_ = raw.Control(func(fd uintptr) { dup, _ = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
 	s.Started()
+	_ = s.OpenInput()
 	f := <-ch
 	line, buf := []byte("a line of a log, of some length, as they are\n"), make([]byte, 4096)
 	for b.Loop() {
@@ -173,6 +175,7 @@ func BenchmarkIdle(b *testing.B) {
 				})
 			}
 			s.Started()
+			_ = s.OpenInput()
 			all = append(all, s)
 		}
 		time.Sleep(200 * time.Millisecond)

@@ -9,7 +9,7 @@ import (
 )
 
 // SetConsole takes over the master of the process's terminal, also when it fails, and starts
-// copying: from stdin to it, from it to stdout.
+// copying from it to stdout; OpenInput copies from stdin to it.
 func (s *IO) SetConsole(master *os.File) error {
 	console, err := dupEnd(master)
 	_ = master.Close()

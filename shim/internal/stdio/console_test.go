@@ -51,6 +51,9 @@ func startTTY(t testing.TB, s *IO, script string) *process {
 	if err := s.SetConsole(master); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.OpenInput(); err != nil {
+		t.Fatal(err)
+	}
 	return p
 }
 
@@ -99,6 +102,36 @@ func TestTerminal(t *testing.T) {
 		t.Fatalf("%q %v", rest, err)
 	}
 	mustClose(t, s)
+	_, _ = in.Close(), out.Close()
+}
+
+// A client that types into a terminal whose process has just ended is not told so by its write, nor held
+// up: it has not read the output yet. Close ends it.
+func TestTerminalInputAfterExit(t *testing.T) {
+	c := newTTYClient(t)
+	s := mustOpen(t, c.cfg)
+	cmd := startTTY(t, s, `stty -echo; echo last words`)
+	out, in := <-c.out, <-c.in
+	waitExit(t, cmd, 5*time.Second)
+	drained := make(chan error, 1)
+	go func() { drained <- s.Drain(30 * time.Second) }()
+	_ = in.SetWriteDeadline(time.Now().Add(30 * time.Second))
+	for range 4 { // each more than the FIFO holds
+		if _, err := in.Write(make([]byte, 100_000)); err != nil {
+			t.Fatalf("before Close: %v", err)
+		}
+	}
+	want(t, "line", nextLine(t, out), "last words")
+	if err := <-drained; err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Err(); err != nil && !errors.Is(err, unix.EIO) { // typed between the exit and Drain
+		t.Error(err)
+	}
+	mustClose(t, s)
+	if _, err := in.Write([]byte("x")); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("after Close: %v", err)
+	}
 	_, _ = in.Close(), out.Close()
 }
 

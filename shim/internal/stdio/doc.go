@@ -59,6 +59,10 @@
 // reader has not reached yet. A reader blocked in open(2) counts. The wait is a retry of
 // open(O_WRONLY|O_NONBLOCK) while it says ENXIO (fifo(7)), bounded by the context.
 //
+// Input is not opened before the process is about to run. A client that has little to say is through
+// with it as soon as it can write, and calls CloseIO, once: before the answer to Create containerd
+// knows no such task, and the end of the input would be lost (echo | nerdctl run -i).
+//
 // For input the shim opens a read end, and a write end that it holds until CloseStdin: without it
 // a client that has not opened its end yet, or one that goes away to come back, would be an end of
 // file. After CloseStdin the end of file comes when the client has closed its end and all it wrote
@@ -88,6 +92,11 @@
 // containerd restarts must outlive it. So a read end is kept, which keeps the data without keeping
 // back the end of file, until the FIFO is empty or Close. A new reader would wait in open(2) for a
 // writer; now and then the shim is one for a moment.
+//
+// Of a terminal the shim goes on reading the input, and drops it, until Close: to a client whose
+// write fails the terminal is gone, and containerd's CRI plugin then drops the output that it has
+// not read yet (internal/cri/io/exec_io.go, Attach). Other input ends with the process, so that who
+// still writes much is told.
 //
 // A grandchild may go on writing into the pipe, which nobody reads any more, until Close: then it
 // gets SIGPIPE, as with containerd-shim-runc-v2. Drain at the exit, Close at the delete.

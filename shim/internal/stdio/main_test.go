@@ -144,6 +144,7 @@ func start(t testing.TB, s *IO, argv ...string) *process {
 	t.Helper()
 	p := launch(t, s, exec.Command(argv[0], argv[1:]...))
 	s.Started()
+	_ = s.OpenInput()
 	return p
 }
 

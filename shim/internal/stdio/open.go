@@ -33,7 +33,7 @@ func locate(addr string) (*url.URL, error) {
 	return u, nil
 }
 
-// openStdin opens the FIFO and, without a terminal, makes the process's pipe.
+// openStdin looks at the FIFO and, without a terminal, makes the process's pipe.
 func (s *IO) openStdin() error {
 	if s.cfg.Stdin == "" {
 		return nil
@@ -45,25 +45,43 @@ func (s *IO) openStdin() error {
 	if u.Scheme != schemeFIFO {
 		return fmt.Errorf("unknown scheme %q", u.Scheme)
 	}
-	fd, err := open(u.Path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return err
+	if err := unix.Access(u.Path, unix.F_OK); err != nil {
+		return fmt.Errorf("open %s: %w", u.Path, err)
 	}
-	s.in = newPump("stdin", s.cfg.grace)
-	if s.in.src, err = newEnd(fd, u.Path); err != nil {
-		return err
-	}
-	if s.in.src.kind == pipeEnd {
-		// Never ENXIO: there is a reader, we.
-		if s.hold, err = open(u.Path, unix.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
-			return err
-		}
-	}
+	s.in, s.input = newPump("stdin", s.cfg.grace), u.Path
 	if s.cfg.Terminal {
 		return nil
 	}
 	s.in.dst, s.child[0], err = s.pipe("stdin", false)
 	return err
+}
+
+// OpenInput is called when the process is there and may read: it lets the client write. A client has
+// nothing to close the input of before that (doc.go, "Opening").
+func (s *IO) OpenInput() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.in == nil || s.reading || s.closed {
+		return nil
+	}
+	fd, err := open(s.input, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("stdin: %w", err)
+	}
+	src, err := newEnd(fd, s.input)
+	if err != nil {
+		return fmt.Errorf("stdin: %w", err)
+	}
+	if src.kind == pipeEnd && !s.ended {
+		// Never ENXIO: there is a reader, we.
+		if s.hold, err = open(s.input, unix.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
+			src.release()
+			return fmt.Errorf("stdin: %w", err)
+		}
+	}
+	s.in.src, s.reading = src, true
+	go s.in.run()
+	return nil
 }
 
 // openOutput opens stdout and stderr.

@@ -42,7 +42,7 @@ const (
 
 // What a pump is told from outside; only ever raised.
 const (
-	stopDrained int32 = iota + 1 // copy what is there now, and end
+	stopDrained int32 = iota + 1 // copy what is there now, and end; of input: read on, and drop it
 	stopNow
 )
 
@@ -149,7 +149,9 @@ func (p *pump) heed() state {
 	case stopNow:
 		return over
 	case stopDrained:
-		if !p.drain {
+		if p.input {
+			p.deaf, p.bulk = true, false
+		} else if !p.drain {
 			p.drain = true
 			if p.left = ttyLeft; p.src.kind == pipeEnd {
 				p.left = p.src.queued()
@@ -168,6 +170,9 @@ func (p *pump) wait() state {
 		if p.stop.Load() == 0 {
 			p.fail("read", err)
 			return over
+		}
+		if p.input { // it is to wait again; the next halt is seen by heed, or comes after this
+			_ = p.src.file.SetReadDeadline(time.Time{})
 		}
 		return moved // woken by halt
 	}
@@ -388,7 +393,7 @@ func (p *pump) failure() error {
 	defer p.mu.Unlock()
 	n := p.dropped.Load()
 	switch {
-	case n == 0 || p.dst == nil:
+	case n == 0 || p.dst == nil || p.input:
 		return p.err
 	case p.err == nil:
 		return fmt.Errorf("%s: no reader, %d bytes dropped", p.name, n)

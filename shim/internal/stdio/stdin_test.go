@@ -72,3 +72,21 @@ func TestStdinClosedByProcess(t *testing.T) {
 	waitExit(t, cmd, 5*time.Second)
 	mustDrain(t, s)
 }
+
+// Before OpenInput a client waits, so that it has nothing to close; Close lets it go.
+func TestStdinWaits(t *testing.T) {
+	c := newClient(t)
+	s := mustOpen(t, c.cfg)
+	_, _ = collect(c.out), collect(c.err)
+	select {
+	case <-c.in:
+		t.Error("the client was let in")
+	case <-time.After(20 * time.Millisecond):
+	}
+	mustClose(t, s)
+	in := late(t, c)
+	if _, err := in.Write([]byte("x")); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("a write to nobody: %v", err)
+	}
+	_ = in.Close()
+}

@@ -36,8 +36,12 @@ type IO struct {
 	outs  []*pump
 	logs  []*logger
 
+	input string // the stdin FIFO
+
 	mu      sync.Mutex
-	hold    int // our write end of the stdin FIFO, -1 when there is none
+	hold    int  // our write end of the stdin FIFO, -1 when there is none
+	reading bool // the pump of stdin runs
+	ended   bool // CloseStdin has been called
 	console *end
 	size    *unix.Winsize // asked for before the console was there
 	started bool
@@ -81,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (_ *IO, err error) {
 func (s *IO) Child() [3]*os.File { return s.child }
 
 // Started is called when the process has its streams: it closes the shim's copies of them, without
-// which there would be no end of file, and starts copying.
+// which there would be no end of file, and starts copying what it writes.
 func (s *IO) Started() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,6 +105,7 @@ func (s *IO) Started() {
 func (s *IO) CloseStdin() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ended = true
 	return s.dropHold()
 }
 
@@ -111,12 +116,16 @@ func (s *IO) Drain(timeout time.Duration) error {
 	defer timer.Stop()
 	s.mu.Lock()
 	running := s.running()
+	switch { // nobody is left to read the input
+	case !running || s.in == nil:
+	case s.cfg.Terminal:
+		s.in.halt(stopDrained)
+	default:
+		s.in.halt(stopNow)
+	}
 	s.mu.Unlock()
 	if !running {
 		return nil
-	}
-	if s.in != nil {
-		s.in.halt(stopNow) // nobody is left to read it
 	}
 	for _, p := range s.outs {
 		p.halt(stopDrained)
@@ -157,17 +166,22 @@ func (s *IO) Close() error {
 		return nil
 	}
 	s.closed = true
-	running := s.running()
+	running, reading := s.running(), s.reading
 	s.closeChild()
 	_ = s.dropHold()
 	if s.console != nil {
 		s.console.release()
 	}
+	if s.in != nil && !reading { // a client that waits in open(2) for its reader
+		if fd, err := open(s.input, unix.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+			_ = unix.Close(fd)
+		}
+	}
 	s.mu.Unlock()
 
 	for _, p := range s.pumps() {
 		p.halt(stopNow)
-		if !running {
+		if p == s.in && !reading || p != s.in && !running {
 			go p.run() // it ends at once, freeing its descriptors as every pump does
 		}
 	}
@@ -189,14 +203,14 @@ func (s *IO) Close() error {
 	return errors.Join(errs...)
 }
 
-// running says whether the pumps have been started. Precondition: mu is held.
+// running says whether the pumps of the output have been started. Precondition: mu is held.
 func (s *IO) running() bool {
 	return s.started && !s.cfg.Terminal || s.console != nil
 }
 
-// startPumps starts them. Precondition: mu is held.
+// startPumps starts those of the output. Precondition: mu is held.
 func (s *IO) startPumps() {
-	for _, p := range s.pumps() {
+	for _, p := range s.outs {
 		go p.run()
 	}
 }

@@ -197,6 +197,9 @@ func TestCloseOnExec(t *testing.T) {
 	c := newClient(t)
 	s := mustOpen(t, c.cfg)
 	_, _ = collect(c.out), collect(c.err)
+	if err := s.OpenInput(); err != nil {
+		t.Fatal(err)
+	}
 	n := 0
 	for _, d := range descriptors() {
 		if before[d] {
@@ -214,6 +217,17 @@ func TestCloseOnExec(t *testing.T) {
 	}
 	mustClose(t, s)
 	_ = (<-c.in).Close()
+}
+
+// late is the input of a client that may have come only after Close.
+func late(t testing.TB, c *client) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(c.cfg.Stdin, os.O_RDWR, 0) // of a FIFO, this does not wait: fifo(7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return <-c.in
 }
 
 // Open waits for a reader, and not longer than its context.
@@ -293,6 +307,7 @@ func TestThreads(t *testing.T) {
 			})
 		}
 		s.Started()
+		_ = s.OpenInput()
 		all = append(all, s)
 	}
 	time.Sleep(100 * time.Millisecond)
@@ -322,7 +337,6 @@ func TestLeaks(t *testing.T) {
 		}
 		s := mustOpen(t, c.cfg)
 		out, errs := collect(c.out), collect(c.err)
-		in := <-c.in
 		var cat *process
 		switch i % 4 {
 		case 0: // never started
@@ -336,7 +350,7 @@ func TestLeaks(t *testing.T) {
 		if cat != nil {
 			cat.kill()
 		}
-		_ = in.Close()
+		_ = late(t, c).Close()
 		_, _ = receive(t, out), receive(t, errs)
 	}
 	if n := count(); n != before {
@@ -364,6 +378,7 @@ func TestEndWhileFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Started()
+		_ = s.OpenInput()
 		w, err := os.OpenFile(in, os.O_WRONLY, 0)
 		if err != nil {
 			t.Fatal(err)

@@ -142,12 +142,14 @@ type kubelet struct {
 	mounts    []*cri.Mount                 // of the containers
 }
 
-// startCRI starts a containerd with the CRI plugin, whose only runtime handler is mini.
-func startCRI(t *testing.T, version string) *kubelet {
+// startCRI starts a containerd with the CRI plugin, whose only runtime handler is mini, and with more of a
+// configuration.
+func startCRI(t *testing.T, version string, more ...string) *kubelet {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "mini.toml"), []byte("missing_controllers = \"ignore\"\n"), 0o644))
-	d := daemon.Start(t, daemon.Options{Version: version, CRI: true, Config: criConfig(t, version, dir)})
+	d := daemon.Start(t, daemon.Options{Version: version, CRI: true, Config: criConfig(t, version, dir) + strings.Join(more, "\n")})
+	d.Hide("/var/lib/cni") // what plugins gave out
 	for _, image := range []string{daemon.Busybox, daemon.Pause} {
 		d.ImportInto("k8s.io", image)
 	}

@@ -37,12 +37,10 @@ func TestScripts(t *testing.T) {
 			if version != "2.4" {
 				pattern = "testdata/smoke*.txtar"
 			}
-			files, err := filepath.Glob(pattern)
-			if err != nil {
-				t.Fatal(err)
-			}
-			testscript.RunT(script{t, version}, testscript.Params{
-				Files: files, Setup: setup, Condition: condition, Cmds: commands, RequireUniqueNames: true,
+			runScripts(t, pattern, func(e *testscript.Env) error {
+				d := daemon.Shared(e.T().(script).T, version)
+				d.Import(daemon.Busybox)
+				return setup(e, d)
 			})
 		})
 	}
@@ -50,20 +48,27 @@ func TestScripts(t *testing.T) {
 
 // script is the T of a script. Scripts run one after the other: the check for what they leave behind
 // looks at the machine as a whole.
-type script struct {
-	*testing.T
-	version string
-}
+type script struct{ *testing.T }
 
 func (script) Parallel() {}
 
 func (s script) Run(name string, f func(testscript.T)) {
-	s.T.Run(name, func(t *testing.T) { f(script{t, s.version}) })
+	s.T.Run(name, func(t *testing.T) { f(script{t}) })
 }
 
 func (s script) Verbose() bool { return testing.Verbose() }
 
 type daemonKey struct{}
+
+// runScripts runs those that are in the files of a pattern, each in the world that setup makes.
+func runScripts(t *testing.T, pattern string, setup func(*testscript.Env) error) {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	must(t, err)
+	testscript.RunT(script{t}, testscript.Params{
+		Files: files, Setup: setup, Condition: condition, Cmds: commands, RequireUniqueNames: true,
+	})
+}
 
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"clean": func(ts *testscript.TestScript, _ bool, _ []string) {
@@ -83,10 +88,7 @@ func condition(name string) (bool, error) {
 }
 
 // setup gives a script its namespace, variables and programs.
-func setup(e *testscript.Env) error {
-	s := e.T().(script)
-	d := daemon.Shared(s.T, s.version)
-	d.Import(daemon.Busybox)
+func setup(e *testscript.Env, d *daemon.Daemon) error {
 	e.Values[daemonKey{}] = d
 	e.Setenv("IMAGE", daemon.Busybox)
 	e.Setenv("RUNTIME", daemon.Runtime())

@@ -98,6 +98,22 @@ func (d *Daemon) finish() {
 	_ = os.Remove(filepath.Join(cgroupRoot, d.Namespace)) // containerd leaves it to whoever removes the namespace
 }
 
+// Hide puts an empty directory over each of these for the time of the test: clients and plugins keep state in
+// them wherever they are told to.
+func (d *Daemon) Hide(dirs ...string) {
+	d.t.Helper()
+	for _, dir := range dirs {
+		if err := os.Mkdir(dir, 0o755); err == nil {
+			d.t.Cleanup(func() { _ = os.Remove(dir) })
+		}
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
+			d.t.Fatalf("mount tmpfs on %s: %v", dir, err)
+		}
+		d.before = append(d.before, "mount "+dir+" tmpfs") // not a container's
+		d.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	}
+}
+
 // sweep takes away by force what a failed test has left, so that the next one begins clean.
 func (d *Daemon) sweep() {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {

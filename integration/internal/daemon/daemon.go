@@ -22,6 +22,7 @@ import (
 type Options struct {
 	Version string // "2.4", the default, "2.2" or "1.7"
 	CRI     bool   // with the CRI plugin, in a network namespace of its own
+	Network bool   // in a network namespace of its own
 	Config  string // more of config.toml, after what daemon writes
 }
 
@@ -39,6 +40,8 @@ type server struct {
 	Options
 	Dir string // all of its files
 	bin string // containerd and ctr
+
+	network *network // of its own, or nil
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -82,6 +85,9 @@ func Start(t testing.TB, o Options) *Daemon {
 	})
 	return s.lend(t)
 }
+
+// Lend gives another test a namespace of its own.
+func (d *Daemon) Lend(t testing.TB) *Daemon { return d.lend(t) }
 
 func need(t testing.TB) {
 	t.Helper()
@@ -127,6 +133,12 @@ func open(o Options) (*server, error) {
 	if err := os.WriteFile(s.Dir+"/config.toml", []byte(config(s.Dir, o)), 0o644); err != nil {
 		return nil, err
 	}
+	if o.CRI || o.Network {
+		// CNI plugins forward packets and add addresses where containerd is: not on the machine.
+		if s.network, err = newNetwork(); err != nil {
+			return nil, err
+		}
+	}
 	running[s] = true
 	if err := s.start(); err != nil {
 		return nil, errors.Join(err, s.close())
@@ -164,11 +176,7 @@ func (s *server) start() error {
 	cmd := exec.Command(s.bin+"/containerd", "--config", s.Dir+"/config.toml")
 	cmd.Env = append(os.Environ(), "PATH="+path)
 	cmd.Stdout, cmd.Stderr = log, log
-	if s.CRI {
-		// CNI plugins forward packets and add addresses where containerd is: not on the machine.
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	}
-	if err := cmd.Start(); err != nil {
+	if err := s.network.do(cmd.Start); err != nil {
 		return err
 	}
 	exited := make(chan struct{})
@@ -234,6 +242,9 @@ func (s *server) close() error {
 	delete(running, s)
 	if s.client != nil {
 		s.client.Close()
+	}
+	if s.network != nil {
+		s.network.file.Close()
 	}
 	return err
 }

@@ -69,8 +69,7 @@ func life() []deed {
 func limitedLife() []deed {
 	limit := map[string]string{snapshots.LabelSnapshotMaxSize: fmt.Sprint(8 * mebi)}
 	return []deed{
-		prepare("base-key", "", nil), commit("base", "base-key"), prepare("box", "base", limit), commit("second", "box"),
-		prepare("gone", "second", limit), remove("gone"), prepare("free", "second", nil), remove("free"), prepare("last", "second", limit),
+		prepare("box", "", limit), commit("base", "box"), prepare("gone", "base", limit), remove("gone"), prepare("last", "base", limit),
 	}
 }
 

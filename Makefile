@@ -4,6 +4,7 @@
 # make install    the binaries into PREFIX/bin; DESTDIR is honoured
 # make vm-test    tests in a guest of its own, whose cgroups have every controller; MINI_VM_KERNEL=bookworm: on Linux 6.1
 # make vm-shell   a shell in that guest
+# make kubelet-test  a pod under a kubelet, which takes some minutes to build the first time
 # make uninstall, lint, bench, fuzz, proto, clean
 
 PREFIX  ?= /usr/local
@@ -16,7 +17,7 @@ SHIM     := containerd-shim-mini-v2
 LDFLAGS  := -s -w -X $(MODULE)/shim/internal/bootstrap.Version=$(VERSION)
 FUZZTIME ?= 1m
 
-.PHONY: all build demo test install uninstall lint bench clean proto fuzz vm-test vm-shell
+.PHONY: all build demo test install uninstall lint bench clean proto fuzz kubelet-test vm-test vm-shell
 
 all: build
 
@@ -45,6 +46,9 @@ lint:
 
 vm-test:
 	hack/vm/test
+
+kubelet-test:
+	MINI_TEST_KUBELET=yes $(GO) test -count=1 -v -run TestKubelet ./integration
 
 vm-shell:
 	hack/vm/run

@@ -97,11 +97,14 @@ func makeSeed(dir, path string) (err error) {
 // tells their ages by numbers that each CPU has a stock of: the number of a later one may be lower. It is
 // higher, though, on the CPU where that one was made. What is cloned here has three mounts: that takes no time.
 func plant(path string) error {
+	err := plantThis(path)
+	if !errors.Is(err, unix.EINVAL) {
+		return err
+	}
 	var cpus unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
 		return fmt.Errorf("sched_getaffinity: %w", err)
 	}
-	err := plantThis(path)
 	for cpu := 0; errors.Is(err, unix.EINVAL) && cpu < len(cpus)*bits.UintSize; cpu++ {
 		if !cpus.IsSet(cpu) {
 			continue

@@ -54,13 +54,17 @@ exec nsenter --net=%s -- %s/nerdctl "$@"
 	})
 }
 
-// client is the directory of a client of containerd. One that cannot be built here, for want of its source, is
-// no fault of what it is to test.
+// client is the directory of a client of containerd. That its source cannot be had here is no fault of what it
+// is to test; that it does not build is one.
 func client(t *testing.T, name string) string {
 	t.Helper()
 	tools, err := daemon.Tools(name)
-	if err != nil {
-		t.Skipf("%s: no %s here: %v", t.Name(), name, err)
+	if err == nil {
+		return tools
 	}
-	return tools
+	if out, derr := exec.Command("go", "-C", "../hack/tools/"+name, "mod", "download").CombinedOutput(); derr != nil {
+		t.Skipf("%s: the modules of %s cannot be had: %v: %s", t.Name(), name, derr, out)
+	}
+	t.Fatal(err)
+	return ""
 }

@@ -103,9 +103,11 @@ func (d *Daemon) finish() {
 func (d *Daemon) Hide(dirs ...string) {
 	d.t.Helper()
 	for _, dir := range dirs {
-		if err := os.Mkdir(dir, 0o755); err == nil {
-			d.t.Cleanup(func() { _ = os.Remove(dir) })
+		giveBack, err := borrow(dir)
+		if err != nil {
+			d.t.Fatal(err)
 		}
+		d.t.Cleanup(giveBack)
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
 			d.t.Fatalf("mount tmpfs on %s: %v", dir, err)
 		}

@@ -34,7 +34,7 @@ const (
 	seedDir = "/run/mini/seed"
 	// gcPercent lets a heap grow to 1.6 MB before the first collection, where
 	// Go's own 100 would to 4: a shim's lives on 100 kB. A smaller one would
-	// cost more than it gives: the first collection makes 400 kB of tables,
+	// cost more than it gives: the first collection makes half a megabyte of tables,
 	// which the shim of a single container never needs.
 	gcPercent = 40
 	// restTimeout is how long after the last request a burst of them is over.

@@ -7,7 +7,7 @@
 //	  metadata.db           the records: containerd's own storage.MetaStore, in bolt
 //	  empty/                the lower layer of an overlay that has none
 //	  snapshots/
-//	    new-XXXX/           a snapshot that is being made
+//	    new-*/              a snapshot that is being made
 //	    ID/fs               its files: an overlay's upper directory, later a lower one
 //	    ID/work             overlay's work directory; active snapshots only
 //	    ID/layer            written by Commit when all of fs is on disk; holds the diff-id, if that

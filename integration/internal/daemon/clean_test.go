@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,6 +48,10 @@ func TestLeftoversAreFound(t *testing.T) {
 	}
 
 	all := strings.Join(d.left(), "\n")
+	// setsid is to become sleep first.
+	for deadline := time.Now().Add(patience); !strings.Contains(all, "sleep") && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		all = strings.Join(d.left(), "\n")
+	}
 	for _, want := range []string{"sleep", "mount " + mountpoint, "cgroup " + cgroup, "leak.sock", "bundle " + bundle} {
 		if !strings.Contains(all, want) {
 			t.Errorf("not found: %s\nin:\n%s", want, all)

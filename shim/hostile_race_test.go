@@ -72,6 +72,11 @@ func TestHostileRaces(t *testing.T) {
 		{name: "CVE-2024-45310/file", path: "data", out: "empty", spec: func(a *arena, s *specs.Spec) {
 			s.Mounts = append(s.Mounts, mount("/data/a/file", "bind", a.root+"/bin/busybox", "bind"))
 		}},
+		{name: "CVE-2024-45310/nowhere", path: "data", out: "empty", spec: func(a *arena, s *specs.Spec) {
+			// What was made where the symlink leads.
+			a.must(os.RemoveAll(filepath.Join(a.root, strings.Split(a.host, "/")[1])))
+			s.Mounts = append(s.Mounts, mount("/data/a/b/c", "tmpfs", "tmpfs"), mount("/data/d/file", "bind", a.root+"/bin/busybox", "bind"))
+		}},
 		{name: "CVE-2024-45310/cwd", path: "data", out: "empty", spec: func(_ *arena, s *specs.Spec) { s.Process.Cwd = "/data/work/deep" }},
 		{name: "CVE-2019-19921/proc", path: "proc", out: "proc"},
 		{name: "CVE-2025-52881/sysctl", path: "proc", out: "proc", spec: func(_ *arena, s *specs.Spec) {

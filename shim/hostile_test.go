@@ -256,7 +256,7 @@ var attacks = []attack{
 		image: func(a *arena) { a.symlink(a.host+"/empty", "dev") },
 	},
 	{
-		name: "CVE-2026-41579/dev-tmpfs-on-a-symlink", script: "echo ok", refused: notThere,
+		name: "CVE-2026-41579/dev-tmpfs-on-a-symlink", script: "[ -c $host/empty/null ] && echo ok", out: "ok\n",
 		image: func(a *arena) { a.symlink(a.outside("empty"), "dev") },
 		spec:  addMount(mount("/dev", "tmpfs", "tmpfs", "mode=755")),
 	},
@@ -279,14 +279,15 @@ var attacks = []attack{
 			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 3, UID: &uid, FileMode: &mode}}
 		},
 	},
-	// Mount points.
+	// Mount points: a symlink leads to where it leads in the root, be it that
+	// this has to be made.
 	{
-		name: "CVE-2021-30465/mount-point-is-a-symlink", refused: notThere,
+		name: "CVE-2021-30465/mount-point-is-a-symlink", script: "echo ok >$host/dir/new; cat /data/new", out: "ok\n",
 		image: func(a *arena) { a.symlink(a.outside("dir"), "data") },
 		spec:  addMount(mount("/data", "tmpfs", "tmpfs")),
 	},
 	{
-		name: "CVE-2021-30465/source-has-the-symlink", refused: notThere,
+		name: "CVE-2021-30465/source-has-the-symlink", script: "cat $host/dir/sub/file", out: "x",
 		spec: func(a *arena, s *specs.Spec) {
 			volume := filepath.Join(a.dir, "volume")
 			a.must(os.MkdirAll(volume, 0o755))
@@ -295,19 +296,19 @@ var attacks = []attack{
 		},
 	},
 	{
-		name: "CVE-2024-45310/missing-directories-below-a-symlink", refused: notThere,
+		name: "CVE-2024-45310/missing-directories-below-a-symlink", script: "[ -d $host/empty/a/b/c ] && echo ok", out: "ok\n",
 		image: func(a *arena) { a.symlink(a.outside("empty"), "data") },
 		spec:  addMount(mount("/data/a/b/c", "tmpfs", "tmpfs")),
 	},
 	{
-		name: "CVE-2024-45310/missing-file-below-a-symlink", refused: notThere,
+		name: "CVE-2024-45310/missing-file-below-a-symlink", script: "cat $host/empty/file", out: "SECRET\n",
 		image: func(a *arena) { a.symlink(a.outside("empty"), "data") },
 		spec: func(a *arena, s *specs.Spec) {
 			s.Mounts = append(s.Mounts, mount("/data/file", "bind", a.host+"/secret", "bind"))
 		},
 	},
 	{
-		name: "CVE-2024-45310/missing-file-is-a-dangling-symlink", refused: notThere,
+		name: "CVE-2024-45310/missing-file-is-a-dangling-symlink", script: "cat $host/empty/made", out: "SECRET\n",
 		image: func(a *arena) { a.symlink(a.outside("empty/made"), "file") },
 		spec: func(a *arena, s *specs.Spec) {
 			s.Mounts = append(s.Mounts, mount("/file", "bind", a.host+"/secret", "bind"))
@@ -318,6 +319,21 @@ var attacks = []attack{
 		spec: func(a *arena, s *specs.Spec) {
 			s.Mounts = append(s.Mounts, mount("/x/../../../../made", "bind", a.host+"/dir/sub", "rbind", "ro"))
 		},
+	},
+	{
+		name: "CVE-2024-45310/link-of-proc", refused: "mount point /data/x: " + loop,
+		image: func(a *arena) { a.symlink("/proc/self/root"+a.host+"/empty", "data") },
+		spec:  addMount(mount("/data/x", "tmpfs", "tmpfs")),
+	},
+	{
+		name: "CVE-2024-45310/link-into-proc", refused: "mount point /data/x: " + notThere,
+		image: func(a *arena) { a.symlink("/proc/made", "data") },
+		spec:  addMount(mount("/data/x", "tmpfs", "tmpfs")),
+	},
+	{
+		name: "CVE-2024-45310/links-without-end", refused: "mount point /data/x: " + loop,
+		image: func(a *arena) { a.symlink("y/../data", "data") },
+		spec:  addMount(mount("/data/x", "tmpfs", "tmpfs")),
 	},
 	// The working directory.
 	{

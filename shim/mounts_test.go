@@ -101,6 +101,65 @@ func TestMountPoints(t *testing.T) {
 	r.assertClean()
 }
 
+// TestMountPointsNowhere: a symlink to what is not there yet leads there afterwards,
+// inside the root, in whatever file system the way is.
+func TestMountPointsNowhere(t *testing.T) {
+	for _, user := range []bool{false, true} {
+		r := newRig(t)
+		r.applets("ls", "stat")
+		root := filepath.Join(r.dir, "rootfs")
+		source := filepath.Join(r.dir, "source")
+		r.must(os.WriteFile(source, []byte("source\n"), 0o644))
+		r.must(os.Mkdir(filepath.Join(root, "var"), 0o755))
+		for name, target := range map[string]string{
+			"var/run": "../run", "abs": "/one/two", "up": "../../../../three/./four", "back": "five/../six", "chain": "chained", "chained": "/seven",
+			"conf": "../run/systemd/resolve/stub.conf", "into": "/tmp/made/here", "var/dots": "run/../eight//",
+		} {
+			r.must(os.Symlink(target, filepath.Join(root, name)))
+		}
+		if user {
+			r.chown(root, mappedRoot)
+		}
+		spec := r.spec("sh", "-c", `cat /run/secrets/x/file /one/two/file /three/four/file /six/file /seven/file /run/systemd/resolve/stub.conf /conf \
+				/tmp/made/here/file /eight/file && ls -d /five && ls /direct && stat -c "%u %g %a %n" /one /one/two /one/two/file /run/secrets /tmp/made`)
+		file := func(dest string) specs.Mount {
+			return specs.Mount{Destination: dest, Type: "bind", Source: source, Options: []string{"bind"}}
+		}
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"},
+			file("/var/run/secrets/x/file"), file("/abs/file"), file("/up/file"), file("/back/file"), file("/chain/file"), file("/conf"),
+			file("/into/file"), file("/var/dots/file"))
+		// The mount point itself.
+		r.must(os.Symlink("var/nine/ten", filepath.Join(root, "direct")))
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/direct", Type: "bind", Source: filepath.Join(root, "bin"), Options: []string{"rbind"}})
+		if user {
+			mapped(spec)
+		}
+		want := strings.Repeat("source\n", 9) + "/five\n"
+		// The file is the source, whose owner is nobody's in there.
+		owners := "0 0 755 /one\n0 0 755 /one/two\n0 0 644 /one/two/file\n0 0 755 /run/secrets\n0 0 755 /tmp/made\n"
+		if user {
+			owners = strings.ReplaceAll(owners, "0 0 644", "65534 65534 644")
+		}
+		if got := r.output("x", spec); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, owners) || !strings.Contains(got, "busybox\n") {
+			t.Errorf("user namespace %t: %s", user, got)
+		}
+		r.assertClean()
+
+		// What cannot be made says what and why.
+		for name, target := range map[string]string{"loop1": "loop2", "loop2": "loop1", "ring": "x/../ring", "self": "/proc/self/fd/5/x", "notdir": "bin/busybox/x"} {
+			r.must(os.Symlink(target, filepath.Join(root, name)))
+		}
+		for dest, why := range map[string]string{"/loop1/x": loop, "/ring": loop, "/self/x": loop, "/notdir/x": "not a directory", "/proc/nothing/x": notThere} {
+			spec.Mounts = append(spec.Mounts[:1], file(dest))
+			_, err := r.client.Create(t.Context(), r.request("y", spec))
+			if err == nil || !strings.Contains(status.Convert(err).Message(), "mount point "+dest+": ") || !strings.HasSuffix(status.Convert(err).Message(), why) {
+				t.Errorf("%s: %v, want %q", dest, err, why)
+			}
+		}
+		r.assertClean()
+	}
+}
+
 // TestOwnCgroup: a user namespace may divide the cgroup that its spec lets it
 // write to.
 func TestOwnCgroup(t *testing.T) {

@@ -19,6 +19,9 @@
 //	open the gate   ------------------>  goes on
 //	end of file     <------------------  execve(2) closed the socket
 //
+// On the way to its gate the agent may ask for a mount point that takes more than
+// system calls to make, and waits for a byte: program.SaysMissing.
+//
 // At any time the agent may instead report {op, errno} in eight bytes: that op
 // failed, and the agent has exited. If the shim dies, the agent reads end of
 // file at its gate and exits too.

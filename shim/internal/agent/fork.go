@@ -16,32 +16,31 @@ import (
 // thread can, and has its child born in the other namespaces, which then belong to
 // that one. It says who its child is, and ends.
 
-// arriveForked is arrive for a process that forks: its child stands at the gate.
-func (p *Process) arriveForked() error {
+// afterFork adopts the child of a process that forks, and returns what that says.
+func (p *Process) afterFork() (message, error) {
 	m, err := p.receive(true)
 	if err == nil && m.child {
 		if err := p.adopt(m.fd); err != nil {
-			return err
+			return message{}, err
 		}
-		return p.arrive()
+		return p.receive(true)
 	}
 	// The child was first with its word, or one of them has failed. Either
 	// way the parent is done, or as good as.
 	if err := p.parentEnded(); err != nil {
-		return err
+		return message{}, err
 	}
 	last, lerr := p.receive(false)
 	if lerr == nil && last.child {
 		if err := errors.Join(err, p.adopt(last.fd)); err != nil {
-			return err
+			return message{}, err
 		}
-		p.Received = m.fd
-		return nil
+		return m, nil
 	}
 	if errors.Is(lerr, unix.EAGAIN) {
 		lerr = nil
 	}
-	return cmp.Or(err, lerr, errors.New("agent ended before its gate"))
+	return message{}, cmp.Or(err, lerr, errors.New("agent ended before its gate"))
 }
 
 // parentEnded waits for the end of the parent, and leaves it to be reaped.

@@ -12,11 +12,13 @@ import (
 )
 
 // message is what the agent sends: that it stands at a gate, that it has forked,
-// or that it has a listener for its seccomp filter. At its end the socket says so.
+// that it misses a mount point, or that it has a listener for its seccomp filter.
+// At its end the socket says so.
 type message struct {
-	end, child bool
-	fd         *os.File
-	listener   int // its descriptor there, 0 without one
+	end, child, missing bool
+	fd                  *os.File
+	mountPoint          int // that it misses
+	listener            int // its descriptor there, 0 without one
 }
 
 // receive returns the next message, or the error that the agent reports. If it is
@@ -45,6 +47,9 @@ func (p *Process) receive(wait bool) (message, error) {
 		return message{}, p.stepError(msg)
 	case n == program.ListenerSize:
 		return message{listener: int(binary.LittleEndian.Uint32(msg[:]))}, nil
+	}
+	if msg[0] == program.SaysMissing {
+		return message{missing: true, mountPoint: int(binary.LittleEndian.Uint16(msg[1:]))}, nil
 	}
 	m := message{child: msg[0] == program.SaysForked}
 	m.fd, err = descriptor(oob[:oobn])
@@ -77,12 +82,19 @@ func descriptor(oob []byte) (*os.File, error) {
 	return os.NewFile(uintptr(fds[0]), "received"), nil
 }
 
-// arrive waits until the process stands at a gate.
+// arrive waits until the process stands at a gate, and sees to what it needs
+// until then.
 func (p *Process) arrive() error {
+	next := func() (message, error) { return p.receive(true) }
 	if p.parent != 0 {
-		return p.arriveForked()
+		next = p.afterFork
 	}
-	m, err := p.receive(true)
+	m, err := next()
+	for err == nil && m.missing {
+		if err = p.makeMountPoint(m.mountPoint); err == nil {
+			m, err = p.receive(true)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -92,6 +104,17 @@ func (p *Process) arrive() error {
 	}
 	p.Received = m.fd
 	return nil
+}
+
+func (p *Process) makeMountPoint(number int) error {
+	if p.mountPoint == nil {
+		return errors.New("agent: a mount point that nobody makes")
+	}
+	if err := p.mountPoint(number); err != nil {
+		return err
+	}
+	_, err := p.sock.Write([]byte{1})
+	return err
 }
 
 // takeListener takes the listener of the process's seccomp filter, gives it away,

@@ -36,6 +36,10 @@ type Command struct {
 	// Listener gets the listener of the process's seccomp filter, if that has
 	// one, before execve(2). It may not keep it.
 	Listener func(pid int, listener *os.File) error
+
+	// MountPoint makes the one that the agent misses, by its number in
+	// program.Plan.MountPoints.
+	MountPoint func(number int) error
 }
 
 // Process is a child of the shim, by pidfd: it cannot be mistaken for another
@@ -46,7 +50,8 @@ type Process struct {
 	pidfd   *os.File
 	sock    *os.File
 
-	listener func(pid int, listener *os.File) error
+	listener   func(pid int, listener *os.File) error
+	mountPoint func(number int) error
 
 	// Received is what the agent sent along with its gate: a pty's master.
 	// The caller owns it. Nil without one.
@@ -107,7 +112,7 @@ func (a *Agent) Start(ctx context.Context, c Command) (_ *Process, err error) {
 		unix.Close(pair[1])
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
-	p := &Process{program: c.Program, listener: c.Listener, sock: os.NewFile(uintptr(pair[0]), "agent")}
+	p := &Process{program: c.Program, listener: c.Listener, mountPoint: c.MountPoint, sock: os.NewFile(uintptr(pair[0]), "agent")}
 	err = a.clone(&c, p, pair[1])
 	// Now, or the end of an agent that is killed would not be an end of file.
 	unix.Close(pair[1])

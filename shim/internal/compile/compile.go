@@ -73,6 +73,7 @@ type builder struct {
 	joinsPID bool            // a pid namespace is joined
 	more     program.Slot    // the next that is free
 	early    map[int]program.Slot
+	nowhere  []int // ops of the mount point in hand: mayLeadNowhere
 }
 
 // slot returns one that nobody else uses.

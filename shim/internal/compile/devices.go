@@ -40,7 +40,8 @@ func (b *builder) devices() error {
 	if b.devIsBind() {
 		return nil
 	}
-	b.target("/dev", howPath, func(parent program.Arg, base string) { b.mkdir("/dev", parent, base) })
+	// A /dev that is a symlink to nowhere is nobody's mistake.
+	b.target(mountPoint{dest: "/dev", how: howPath, file: -1})
 	// A directory, opened once: everything below is made by name in it,
 	// and no symlink of the image is followed (CVE-2026-41579).
 	b.call("open /dev", unix.SYS_OPENAT, program.From(slotDest), program.Str("."),
@@ -134,7 +135,7 @@ func (b *builder) deviceDir(d specs.LinuxDevice, step string) (dir program.Arg, 
 	if path.Dir(clean) == "/dev" {
 		return program.From(slotDev), path.Base(clean)
 	}
-	b.parents(clean)
+	b.parents(clean, clean)
 	b.open(step, path.Dir(clean), howPath, slotParent)
 	return program.From(slotParent), path.Base(clean)
 }

@@ -11,7 +11,8 @@
 //	rootfs.go       root, pivot_root(2)
 //	hooks.go        hooks
 //	netdevices.go   linux.netDevices
-//	mounts.go       mounts, and options.go their options; tmpfs.go what a new one gets
+//	mounts.go       mounts, and options.go their options; tmpfs.go what a new one gets,
+//	                mountpoints.go where they go
 //	devices.go      linux.devices and the default devices and links of /dev
 //	masks.go        linux.maskedPaths, linux.readonlyPaths, linux.sysctl
 //	terminal.go     process.terminal

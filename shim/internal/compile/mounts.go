@@ -2,7 +2,6 @@ package compile
 
 import (
 	"fmt"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -90,15 +89,14 @@ func (b *builder) fsMount(i int, m *specs.Mount, fstype string, opts mountOption
 	b.finish(step, program.From(mounted), opts, false)
 	// What a process is told by /proc and /sys must be what the kernel
 	// says, where it says it: CVE-2019-16884, CVE-2019-19921.
-	how := howPath
+	at := mountPoint{dest: m.Destination, how: howPath, links: true, file: -1}
 	if fstype == "proc" || fstype == "sysfs" {
-		how = howPlain
+		at.how, at.links = howPlain, false
 	}
-	var found func()
 	if fstype == "tmpfs" && !hasMode(opts.data) {
-		found = func() { b.likeBelow(step, mounted) }
+		at.found = func() { b.likeBelow(step, mounted) }
 	}
-	b.targetFound(m.Destination, how, func(parent program.Arg, base string) { b.mkdir(m.Destination, parent, base) }, found)
+	b.target(at)
 	b.attach(step, program.From(mounted))
 }
 
@@ -184,21 +182,7 @@ func (b *builder) attachFile(step, dest string, file int, opts mountOptions) {
 		b.setattr(step, fd, mountAttr{propagation: unix.MS_SLAVE}, true)
 	}
 	b.finish(step, fd, opts, true)
-	b.target(dest, howPath, func(parent program.Arg, base string) {
-		// The mount point is made in the likeness of the source.
-		isFile := b.here()
-		op := b.call(step, unix.SYS_OPENAT, fd, program.Str("."), oPath)
-		op.Out, op.Answers = slotTmp, []unix.Errno{unix.ENOTDIR}
-		b.mkdir(dest, parent, base)
-		done := b.jump()
-		b.miss(isFile)
-		// O_CREAT follows a dangling symlink to where it points, inside
-		// the root: images have /etc/resolv.conf like that.
-		how := openHow(unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0o644, inRoot,
-			"{O_CREAT|O_CLOEXEC, 0644, RESOLVE_IN_ROOT|NO_MAGICLINKS}")
-		b.open("create mount point "+dest, path.Clean("/"+dest), how, slotTmp)
-		b.hop(done)
-	})
+	b.target(mountPoint{dest: dest, how: howPath, links: true, file: file - program.FdFiles})
 	b.attach(step, fd)
 }
 
@@ -222,64 +206,4 @@ func (b *builder) cgroupMount(field string, m *specs.Mount, opts mountOptions) e
 	b.attachFile(fmt.Sprintf("mount %s on %s", m.Type, m.Destination), m.Destination,
 		b.addFile(program.FileBind, source, field+".source"), opts)
 	return nil
-}
-
-// target leaves the mount point in slotDest. Where it does not exist, its
-// parents are made, and create makes the last component.
-func (b *builder) target(dest string, how program.Arg, create func(parent program.Arg, base string)) {
-	b.targetFound(dest, how, create, nil)
-}
-
-// targetFound is target, and has found add what is to be done where it exists.
-func (b *builder) targetFound(dest string, how program.Arg, create func(parent program.Arg, base string), found func()) {
-	step := "open mount point " + dest
-	dest = path.Clean("/" + dest)
-	exists := b.here()
-	b.open(step, dest, how, slotDest)
-	if dest == "/" {
-		if found != nil {
-			found()
-		}
-		return
-	}
-	b.plan.Ops[exists].Answers = []unix.Errno{unix.ENOENT}
-	b.parents(dest)
-	parent := root
-	if path.Dir(dest) != "/" {
-		b.open(step, path.Dir(dest), howPath, slotParent)
-		parent = program.From(slotParent)
-	}
-	create(parent, path.Base(dest))
-	b.open(step, dest, how, slotDest)
-	if found != nil {
-		made := b.jump()
-		b.hop(exists)
-		found()
-		b.hop(made)
-		return
-	}
-	b.hop(exists)
-}
-
-// parents makes the directories that lead to dest.
-func (b *builder) parents(dest string) {
-	parts := strings.Split(strings.Trim(dest, "/"), "/")
-	parent := root
-	for i, name := range parts[:len(parts)-1] {
-		b.mkdir(dest, parent, name)
-		if i < len(parts)-2 {
-			b.open("open mount point "+dest, "/"+path.Join(parts[:i+1]...), howPath, slotParent)
-			parent = program.From(slotParent)
-		}
-	}
-}
-
-func (b *builder) mkdir(dest string, parent program.Arg, name string) {
-	b.call("create mount point "+dest, unix.SYS_MKDIRAT, parent, program.Str(name), program.Named(0o755, "0755")).
-		Answers = []unix.Errno{unix.EEXIST}
-}
-
-// attach moves a detached mount to slotDest.
-func (b *builder) attach(step string, fd program.Arg) {
-	b.call(step, unix.SYS_MOVE_MOUNT, fd, emptyPath, program.From(slotDest), emptyPath, fromFdToFd)
 }

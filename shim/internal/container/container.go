@@ -144,7 +144,7 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 	}
 	defer closeAll(files)
 	c.init = newProcess(c, "", cfg.Spec.Process, cfg.Stdio)
-	if err := c.init.make(ctx, plan, files); err != nil {
+	if err := c.init.make(ctx, plan, files, ns.mountPoints(plan, rootfs, files)); err != nil {
 		return nil, err
 	}
 	if plan.Scope != nil {

@@ -13,10 +13,12 @@ import (
 	"github.com/containerd-mini/mini/shim/internal/program"
 )
 
-// maker makes the namespaces that have to be finished from outside before a
-// container can be in them: a user namespace gets its maps, a time namespace its
-// offsets. A process of a few milliseconds makes each; a descriptor keeps it. A
-// user namespace also is what the ids of a mount are mapped by: mount_setattr(2).
+// maker makes, each by a process of a few milliseconds, what is not for the agent
+// to make: mount points behind symlinks that lead nowhere (mountpoint.go), and the
+// namespaces that have to be finished from outside before a container can be in
+// them. A user namespace gets its maps, a time namespace its offsets; a descriptor
+// keeps it. A user namespace also is what the ids of a mount are mapped by:
+// mount_setattr(2).
 type maker struct {
 	ctx   context.Context
 	agent *agent.Agent
@@ -71,29 +73,39 @@ func (m *maker) time(offsets string) (int, error) {
 // make has a process make a namespace, has finish write what belongs to it, and
 // opens it under its name in /proc/PID/ns.
 func (m *maker) make(flag uintptr, name string, finish func(proc string) error) (int, error) {
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: "/dev/null", Err: err}
-	}
-	defer unix.Close(null)
-	plan := compile.MakeNamespace(flag)
-	p, err := m.agent.Start(m.ctx, agent.Command{
-		Program: &plan.Program, Stdio: [3]uintptr{uintptr(null), uintptr(null), uintptr(null)}, Cgroup: -1,
-	})
-	if err != nil {
-		return -1, err
-	}
-	// It is our child, and not reaped yet: the pid is its own.
-	proc := fmt.Sprintf("/proc/%d", p.Pid)
 	fd := -1
-	if err = finish(proc); err == nil {
-		fd, err = openNamespace(proc + "/ns/" + name)
-	}
-	if aerr := p.Abandon(); aerr != nil && err == nil {
+	err := m.run(&compile.MakeNamespace(flag).Program, nil, func(pid int) (err error) {
+		// It is our child, and not reaped yet: the pid is its own.
+		proc := fmt.Sprintf("/proc/%d", pid)
+		if err = finish(proc); err == nil {
+			fd, err = openNamespace(proc + "/ns/" + name)
+		}
+		return err
+	})
+	if err != nil && fd >= 0 {
 		unix.Close(fd)
-		err = aerr
+		fd = -1
 	}
 	return fd, err
+}
+
+// run has a process carry out a Program up to its gate, calls f, and ends it.
+func (m *maker) run(p *program.Program, files []uintptr, f func(pid int) error) error {
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: "/dev/null", Err: err}
+	}
+	defer unix.Close(null)
+	proc, err := m.agent.Start(m.ctx, agent.Command{
+		Program: p, Files: files, Stdio: [3]uintptr{uintptr(null), uintptr(null), uintptr(null)}, Cgroup: -1,
+	})
+	if err != nil {
+		return err
+	}
+	if f != nil {
+		err = f(proc.Pid)
+	}
+	return errors.Join(err, proc.Abandon())
 }
 
 // writeOnce writes all with one write(2): the kernel wants a map in one piece.

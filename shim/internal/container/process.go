@@ -61,7 +61,7 @@ func newProcess(c *Container, execID string, spec *specs.Process, cfg stdio.Conf
 
 // make opens the streams and makes the process, up to its gate. After an error
 // nothing is left.
-func (p *Process) make(ctx context.Context, plan *program.Plan, files []int) (err error) {
+func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, mountPoint func(number int) error) (err error) {
 	var devices netDevices
 	defer devices.close() // after what undoes their move
 	var undo cleanup
@@ -73,7 +73,7 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int) (er
 	undo.add(io.Close)
 	cmd := agent.Command{
 		Program: &plan.Program, Cloneflags: plan.Cloneflags,
-		Cgroup: p.container.group.FD(), Forks: plan.Forks,
+		Cgroup: p.container.group.FD(), Forks: plan.Forks, MountPoint: mountPoint,
 	}
 	if plan.Filter != nil && plan.Filter.Out != 0 {
 		cmd.Listener = p.sendListener
@@ -252,7 +252,7 @@ func (p *Process) makeExec(ctx context.Context) error {
 			return err
 		}
 		defer closeAll(files)
-		return p.make(ctx, plan, files)
+		return p.make(ctx, plan, files, nil)
 	})
 	if errors.Is(err, os.ErrProcessDone) {
 		return errStopped(c.cfg.ID)

@@ -19,6 +19,9 @@ const (
 const (
 	SaysReady  = 'g' // it stands at a gate
 	SaysForked = 'p' // it has forked; the child's pidfd comes along
+	// A mount point is to be made, that with the number in the next two bytes,
+	// the low one first, of Plan.MountPoints.
+	SaysMissing = 'm'
 )
 
 // ListenerSize is how long the message is that tells the number of the listener
@@ -44,6 +47,9 @@ type Plan struct {
 	// Files are opened by the shim, in the host's namespaces, and handed
 	// over as FdFiles and up.
 	Files []File
+
+	// MountPoints are those that the agent may ask for.
+	MountPoints []MountPoint
 
 	// Cgroup is what is written to the container's cgroup before the clone.
 	Cgroup Resources
@@ -77,6 +83,13 @@ type Plan struct {
 type Scheduler struct {
 	Name string // of the policy
 	Attr unix.SchedAttr
+}
+
+// MountPoint is a path in the container, and what it is for: a directory, or what
+// File, of Plan.Files, turns out to be. File is -1 for none.
+type MountPoint struct {
+	Path string
+	File int
 }
 
 // NetDevice is a network device of the host, and its name in the container.

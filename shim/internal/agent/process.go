@@ -17,7 +17,7 @@ import (
 // Command is what it takes to make a process. All descriptors stay the
 // caller's: Start borrows them.
 type Command struct {
-	Program    *program.Program
+	Program    *program.Program // freed by Process.Open
 	Cloneflags uintptr
 
 	// Stdio are the process's descriptors 0, 1 and 2.
@@ -219,6 +219,7 @@ func (p *Process) Open(ctx context.Context) error {
 	}
 	// It has served: a hundred kilobytes that would stay for the life of
 	// the container.
+	p.program.Free()
 	p.program = nil
 	if !stop() && err != nil {
 		// An execve that hangs (a dead NFS server) is not one that may

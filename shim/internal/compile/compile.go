@@ -164,14 +164,10 @@ var maxFd = program.Named(uint64(^uint32(0)), "~0")
 
 // call adds an op without slots, answers or jumps.
 func (b *builder) call(step string, nr int, args ...program.Arg) *program.Op {
-	return b.add(program.Op{Nr: nr, Args: args, Step: step})
+	return b.plan.Call(step, nr, args...)
 }
 
-// add adds an op. The pointer holds until the next one.
-func (b *builder) add(op program.Op) *program.Op {
-	i := b.plan.Add(op)
-	return &b.plan.Ops[i]
-}
+func (b *builder) add(op program.Op) { b.plan.Add(op) }
 
 // preset gives a slot a value before the first op.
 func (b *builder) preset(s program.Slot, v uint64) {

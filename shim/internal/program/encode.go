@@ -26,7 +26,7 @@ const (
 // Encode lays the Program out for the agent: a header with the slots, the ops,
 // then the memory that their pointers point to. It fails on a Program that is
 // not valid, on a string with a NUL in it, and if strings and filters exceed
-// MaxImage.
+// MaxImage. The image is the Program's, see Free.
 func (p *Program) Encode() ([]byte, error) {
 	if len(p.Ops) > MaxOps {
 		return nil, fmt.Errorf("mounts, devices and masked paths take %d system calls, at most %d", len(p.Ops), MaxOps)
@@ -41,7 +41,7 @@ func (p *Program) Encode() ([]byte, error) {
 			}
 		}
 	}
-	e := encoder{buf: make([]byte, opsAt+opSize*len(p.Ops), opsAt+opSize*len(p.Ops)+8192)}
+	e := encoder{buf: p.image(opsAt + opSize*len(p.Ops))}
 	for s, v := range p.Preset {
 		binary.LittleEndian.PutUint64(e.buf[slotOffset(s):], v)
 	}
@@ -52,7 +52,21 @@ func (p *Program) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("process: arguments, environment and filters take %d bytes, at most %d", len(e.buf), MaxImage)
 	}
 	binary.LittleEndian.PutUint64(e.buf, uint64(len(e.buf)))
+	if p.memory != nil {
+		p.memory.image = e.buf
+	}
 	return e.buf, nil
+}
+
+// image is n bytes of nothing, with room for what pointers will point to.
+func (p *Program) image(n int) []byte {
+	const strings = 6 << 10 // of a container
+	if p.memory == nil || cap(p.memory.image) < n {
+		return make([]byte, n, n+strings)
+	}
+	image := p.memory.image[:n]
+	clear(image)
+	return image
 }
 
 type encoder struct {
@@ -98,22 +112,22 @@ func (e *encoder) arg(a Arg) uint64 {
 	case argSlot, argAddr:
 		return Base + uint64(slotOffset(a.slot))
 	case argData:
-		return e.data(a.data)
+		return e.data(a.at.data)
 	case argStr:
-		return e.data(append([]byte(a.strs[0]), 0))
+		return e.text(a.text)
 	case argPtrs:
-		words := make([]uint64, len(a.strs)+1)
-		for i, s := range a.strs {
-			words[i] = e.data(append([]byte(s), 0))
+		words := make([]uint64, len(a.at.strs)+1)
+		for i, s := range a.at.strs {
+			words[i] = e.text(s)
 		}
 		return e.words(words)
 	case argBuf:
-		return e.buffer(a.buf)
+		return e.buffer(a.at.buf)
 	case argLoad:
-		return e.buffer(a.buf) + a.value
+		return e.buffer(a.at.buf) + a.value
 	case argVec:
-		words := make([]uint64, len(a.vec))
-		for i, w := range a.vec {
+		words := make([]uint64, len(a.at.vec))
+		for i, w := range a.at.vec {
 			words[i] = e.arg(w)
 		}
 		return e.words(words)
@@ -142,6 +156,14 @@ func (e *encoder) data(b []byte) uint64 {
 	return Base + uint64(at)
 }
 
+// text appends s and the NUL that ends it.
+func (e *encoder) text(s string) uint64 {
+	e.align()
+	at := len(e.buf)
+	e.buf = append(append(e.buf, s...), 0)
+	return Base + uint64(at)
+}
+
 func (e *encoder) words(words []uint64) uint64 {
 	e.align()
 	at := len(e.buf)
@@ -151,8 +173,8 @@ func (e *encoder) words(words []uint64) uint64 {
 	return Base + uint64(at)
 }
 
+var padding [8]byte
+
 func (e *encoder) align() {
-	for len(e.buf)%8 != 0 {
-		e.buf = append(e.buf, 0)
-	}
+	e.buf = append(e.buf, padding[:-len(e.buf)&7]...)
 }

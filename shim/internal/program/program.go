@@ -29,15 +29,15 @@ type Op struct {
 	Nr   int
 	Args []Arg
 
-	// Out is where the result goes, on success only.
-	Out Slot
-
 	// Answers are the errnos that are answers rather than failures.
 	Answers []unix.Errno
 
 	// Then is how many Ops to skip after success, Else how many after one
 	// of Answers.
 	Then, Else int
+
+	// Out is where the result goes, on success only.
+	Out Slot
 
 	// EOF ends the agent, quietly, when the result is zero: the peer of a
 	// gate has gone.
@@ -54,15 +54,36 @@ type Program struct {
 
 	// Preset are the slots that hold a value before the first Op.
 	Preset map[Slot]uint64
+
+	memory *memory // nil before the first Add or Call
 }
+
+// firstOps is for how many Ops there is room at first: a container's Program has up to that many.
+const firstOps = 341 // 32 kB
 
 // Add appends ops and returns the index of the first.
 func (p *Program) Add(ops ...Op) int {
 	if p.Ops == nil {
-		p.Ops = make([]Op, 0, 256) // that of a container has 200
+		p.begin()
 	}
 	p.Ops = append(p.Ops, ops...)
 	return len(p.Ops) - len(ops)
+}
+
+// Call appends an op without slots, answers or jumps. It holds until the next one. args stay the caller's, which
+// need not put them on its heap.
+func (p *Program) Call(step string, nr int, args ...Arg) *Op {
+	i := p.Add(Op{Nr: nr, Step: step})
+	op := &p.Ops[i]
+	op.Args = p.memory.keep(args)
+	return op
+}
+
+func (p *Program) begin() {
+	p.memory = takeMemory()
+	if p.Ops = p.memory.ops; cap(p.Ops) == 0 {
+		p.Ops = make([]Op, 0, firstOps)
+	}
 }
 
 // Step returns what op i was for. The agent reports failures by index.

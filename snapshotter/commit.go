@@ -98,7 +98,7 @@ func (s *Snapshotter) settle(ctx context.Context, id, diff string) (usage snapsh
 	}
 	step("commit: marked")
 	m.sync = how != syncNone
-	if how == syncEach { // the names are not in a journal with all the rest
+	if how == syncEach || how == syncWhole { // the names are not in a journal with all the rest
 		m.dirs = []string{s.dirs.snapshot(id), s.dirs.snapshots()}
 	}
 	return usage, m, nil

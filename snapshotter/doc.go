@@ -53,5 +53,7 @@
 // each file waits for the disk once a file. Commit instead starts the writeback of all files, waits
 // for it, and then syncs one new file, the mark, whose journal commit takes all earlier changes along
 // (durable.go). It does that while bolt brings the record to the disk, and answers when both are
-// there. A record without its mark is thus of a Commit that nobody was answered.
+// there. A record without its mark is thus of a Commit that nobody was answered. On a file system without
+// a journal, an ext4 can be made so, nothing less than syncing all of it keeps that promise: it is what Commit
+// does there, before the mark.
 package snapshotter

@@ -22,8 +22,12 @@ const (
 	// of the disk's cache. sync_file_range(2) warns that it writes no metadata: here the journal
 	// does. ext4 converts unwritten extents, and xfs updates sizes, before a page counts as written back.
 	syncJournal
-	// syncEach: every file and directory by itself. fsync in btrfs logs that one inode alone.
+	// syncEach: every file and directory by itself. fsync in btrfs logs that one inode alone, and that of a
+	// directory the symlinks in it, too (kernel commit d0e64a981fd8).
 	syncEach
+	// syncWhole: the whole file system, by syncfs(2), before the mark is made. Where there is no journal, or
+	// where what fsync does is not known, nothing else brings symlinks and device nodes to the disk.
+	syncWhole
 )
 
 // workers walk a tree at a time, at most. Their number bounds the descriptors a walk holds, and is what
@@ -69,6 +73,11 @@ func (t *tree) walk(ctx context.Context) (usage snapshots.Usage, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(t.fd, &st); err != nil {
 		return usage, fmt.Errorf("%s: stat: %w", t.root, err)
+	}
+	if t.sync == syncWhole {
+		if err := unix.Syncfs(t.fd); err != nil {
+			return usage, fmt.Errorf("%s: syncfs: %w", t.root, err)
+		}
 	}
 	t.more.L = &t.mu
 	t.links = make(map[[2]uint64]bool)
@@ -209,7 +218,8 @@ func (w *worker) entry(ctx context.Context, dir int, path, name string) error {
 
 // file syncs one regular file, or begins to.
 func (w *worker) file(dir int, name string, st *unix.Stat_t) error {
-	if w.sync == syncNone || w.sync == syncJournal && st.Size == 0 {
+	switch {
+	case w.sync == syncNone, w.sync == syncWhole, w.sync == syncJournal && st.Size == 0:
 		return nil
 	}
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -103,10 +104,13 @@ func serve(server *grpc.Server, socket string) (snapshots.Snapshotter, func() er
 	return client, func() error { server.Stop(); return conn.Close() }, nil
 }
 
-// onFileSystem mounts a new file system and gives its directory, or skips by name.
+// onFileSystem mounts a new file system and gives its directory, or skips by name. Options of its mkfs may
+// follow the name.
 func onFileSystem(t testing.TB, name string) string {
 	t.Helper()
 	needRoot(t)
+	options := strings.Fields(name)[1:]
+	name = strings.Fields(name)[0]
 	dir := t.TempDir()
 	if name == "tmpfs" {
 		must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, ""))
@@ -120,7 +124,7 @@ func onFileSystem(t testing.TB, name string) string {
 	image := filepath.Join(t.TempDir(), "image")
 	must(t, os.WriteFile(image, nil, 0o600))
 	must(t, os.Truncate(image, 1<<30))
-	if out, err := exec.Command(mkfs, "-q", image).CombinedOutput(); err != nil {
+	if out, err := exec.Command(mkfs, append(options, "-q", image)...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", mkfs, err, out)
 	}
 	if out, err := exec.Command("mount", "-o", "loop", image, dir).CombinedOutput(); err != nil {

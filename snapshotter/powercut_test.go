@@ -3,6 +3,7 @@ package snapshotter
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -30,15 +31,19 @@ const (
 
 // A cutDisk has a file system, and at its end a sector that says how many deeds are answered.
 type cutDisk struct {
+	name string
 	fs   string
 	size int64
 	mkfs string
+	fsck string // what has to be run before it can be mounted again, with 1 for what it mended
 }
 
 // The smallest that each makes.
 var cutDisks = []cutDisk{
-	{"ext4", 128 * mebi, "mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0"},
-	{"xfs", 320 * mebi, "mkfs.xfs -q"},
+	{"ext4", "ext4", 128 * mebi, "mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0", ""},
+	{"ext4 without journal", "ext4", 128 * mebi, "mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=0", "e2fsck -fy"},
+	{"btrfs", "btrfs", 128 * mebi, "mkfs.btrfs -q", ""},
+	{"xfs", "xfs", 320 * mebi, "mkfs.xfs -q", ""},
 }
 
 // answered is where the last sector begins.
@@ -101,9 +106,9 @@ func writeLayerFiles(dir, name string) error {
 }
 
 func init() {
-	// cut FS DURABLE: live on the disk whose serial number is "cut".
+	// cut NAME DURABLE: live on the disk whose serial number is "cut".
 	helpers["cut"] = func(args []string) {
-		d := cutDisks[slices.IndexFunc(cutDisks, func(d cutDisk) bool { return d.fs == args[0] })]
+		d := cutDisks[slices.IndexFunc(cutDisks, func(d cutDisk) bool { return d.name == args[0] })]
 		if err := d.live("cut", args[1] == "true"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -263,7 +268,7 @@ func TestPowerCut(t *testing.T) {
 		t.Skipf("%s: boots a guest: set MINI_TEST_POWER_CUTS to a number of crash images; make vm-test does", t.Name())
 	}
 	for _, d := range cutDisks {
-		t.Run(d.fs, func(t *testing.T) { d.powerCuts(t, images) })
+		t.Run(d.name, func(t *testing.T) { d.powerCuts(t, images) })
 	}
 }
 
@@ -298,7 +303,7 @@ func (d cutDisk) powerCuts(t *testing.T, images int) {
 	run := exec.Command("../hack/vm/run", "-t", "300", "-r", dir+"/in:/in", "-e", envInside+"=1",
 		"-q", "-blockdev driver=blklogwrites,node-name=lw,file.driver=file,file.filename="+disk+
 			",log.driver=file,log.filename="+log+",log-sector-size=512 -device virtio-blk-pci,drive=lw,serial=cut",
-		"--", "sh", "-c", "cp /in/test /tmp/test && exec /tmp/test cut "+d.fs+" "+fmt.Sprint(durable))
+		"--", "sh", "-c", "cp /in/test /tmp/test && exec /tmp/test cut '"+d.name+"' "+fmt.Sprint(durable))
 	if out, err := run.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -324,6 +329,12 @@ func (d cutDisk) powerCuts(t *testing.T, images int) {
 			must(t, err)
 			if done == 0 {
 				t.Fatal("nothing was answered")
+			}
+			if fsck := strings.Fields(d.fsck); len(fsck) > 0 {
+				out, err := exec.Command(fsck[0], append(fsck[1:], image)...).CombinedOutput()
+				if exit := new(exec.ExitError); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
+					t.Fatalf("%v\n%s", err, out)
+				}
 			}
 			afterCut(t, image, done)
 		})

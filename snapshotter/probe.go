@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/continuity/fs"
@@ -47,7 +49,7 @@ var fileSystems = map[int64]struct {
 	unix.XFS_SUPER_MAGIC:       {"xfs", syncJournal},
 	unix.BTRFS_SUPER_MAGIC:     {"btrfs", syncEach},
 	unix.TMPFS_MAGIC:           {"tmpfs", syncNone}, // there is no disk
-	unix.OVERLAYFS_SUPER_MAGIC: {"overlay", syncEach},
+	unix.OVERLAYFS_SUPER_MAGIC: {"overlay", syncWhole},
 }
 
 // detect finds what does not depend on the file system.
@@ -66,9 +68,18 @@ func probe(d dirs) (f Features, err error) {
 	}
 	known, ok := fileSystems[st.Type]
 	if !ok {
-		known.name, known.sync = fmt.Sprintf("%#x", st.Type), syncEach
+		known.name, known.sync = fmt.Sprintf("%#x", st.Type), syncWhole
 	}
 	f.FileSystem, f.sync = known.name, known.sync
+	if st.Type == unix.EXT4_SUPER_MAGIC {
+		var root unix.Stat_t
+		if err := unix.Stat(d.root, &root); err != nil {
+			return f, fmt.Errorf("%s: stat: %w", d.root, err)
+		}
+		if !journaled(root.Dev) {
+			f.sync = syncWhole
+		}
+	}
 
 	// Without it overlay cannot tell a whiteout in a directory listing.
 	if ok, err := fs.SupportsDType(d.root); err != nil {
@@ -79,6 +90,22 @@ func probe(d dirs) (f Features, err error) {
 	loadOverlay()
 	f.options = chooseOptions(f.UserNS && st.Type != unix.TMPFS_MAGIC, overlayParameter)
 	return f, f.try(d)
+}
+
+// journaled tells whether an ext4 has a journal: it may be made without one, and ext2 has none. If sysfs does
+// not say it has none.
+func journaled(dev uint64) bool {
+	device, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev)))
+	if err != nil {
+		return false
+	}
+	// Its thread's number, or "<none>": Documentation/ABI/testing/sysfs-fs-ext4.
+	task, err := os.ReadFile("/sys/fs/ext4/" + filepath.Base(device) + "/journal_task")
+	if err != nil {
+		return false
+	}
+	_, err = strconv.Atoi(strings.TrimSpace(string(task)))
+	return err == nil
 }
 
 // loadOverlay has the kernel load the module, whose parameters are asked for next.

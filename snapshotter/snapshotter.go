@@ -62,6 +62,9 @@ func Open(c Config) (_ *Snapshotter, err error) {
 	if s.features, err = probe(s.dirs); err != nil {
 		return nil, err
 	}
+	if c.Durable && s.features.sync == syncWhole {
+		s.log.Warn("no journal that is known here: each layer waits until the whole file system is on disk", "fs", s.features.FileSystem)
+	}
 	if s.quota, err = openQuota(c); err != nil {
 		return nil, err
 	}

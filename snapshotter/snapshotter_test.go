@@ -367,3 +367,24 @@ func TestUsageIsNotCountedAgain(t *testing.T) {
 		t.Errorf("after it was forgotten: %v, %v", u, err)
 	}
 }
+
+// A file system with a journal is asked for no more than the layer; one without has to write all it has.
+func TestHowToSync(t *testing.T) {
+	for _, want := range []struct {
+		fs   string
+		sync syncMode
+	}{
+		{"ext4", syncJournal}, {"ext4 -O ^has_journal", syncWhole}, {"ext2", syncWhole}, {"xfs", syncJournal},
+		{"btrfs", syncEach}, {"tmpfs", syncNone},
+	} {
+		t.Run(want.fs, func(t *testing.T) {
+			dir := onFileSystem(t, want.fs)
+			s := open(t, dir+"/root")
+			defer func() { must(t, s.Close()) }()
+			if s.features.sync != want.sync {
+				t.Errorf("%d, want %d", s.features.sync, want.sync)
+			}
+			layerOf(t, s, "layer", "", "file", "text")
+		})
+	}
+}

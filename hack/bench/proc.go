@@ -119,6 +119,10 @@ func fileSystem(dir string) string {
 	}
 	switch fs.Type {
 	case unix.EXT4_SUPER_MAGIC:
+		// The names of its journals: there is a directory of each in /proc/fs/jbd2.
+		if names, _ := os.ReadDir("/proc/fs/jbd2"); len(names) == 0 {
+			return "ext4 without a journal"
+		}
 		return "ext4"
 	case unix.XFS_SUPER_MAGIC:
 		return "xfs"

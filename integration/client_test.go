@@ -46,7 +46,7 @@ func create(t *testing.T, d *daemon.Daemon, id string, opts ...oci.SpecOpts) con
 		containerd.WithRuntime(daemon.Runtime(), nil))
 	must(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), d.Namespace), time.Minute)
+		ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), d.Namespace), 3*time.Minute)
 		defer cancel()
 		if task, err := c.Task(ctx, nil); err == nil {
 			if _, err := task.Delete(ctx, containerd.WithProcessKill); err != nil {

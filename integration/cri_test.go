@@ -289,7 +289,7 @@ func (c *kubelet) create(t *testing.T, sandbox, name, script string) string {
 // exec runs a command in a container and gives its output.
 func (c *kubelet) exec(t *testing.T, id string, args ...string) string {
 	t.Helper()
-	reply, err := c.runtime.ExecSync(c.ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: args, Timeout: 10})
+	reply, err := c.runtime.ExecSync(c.ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: args, Timeout: 60})
 	must(t, err)
 	if reply.ExitCode != 0 {
 		t.Errorf("%q: exit code %d: %s", args, reply.ExitCode, reply.Stderr)

@@ -23,7 +23,7 @@ func TestCrictl(t *testing.T) {
 		e.Setenv("LOGS", e.WorkDir+"/logs")
 		e.Setenv("NETNS", lent.Network())
 		return os.WriteFile(filepath.Join(e.WorkDir, ".bin", "crictl"), fmt.Appendf(nil, `#!/bin/sh
-exec nsenter --net=%s -- %s/crictl --runtime-endpoint unix://%s --image-endpoint unix://%[3]s --timeout 60s "$@"
+exec nsenter --net=%s -- %s/crictl --runtime-endpoint unix://%s --image-endpoint unix://%[3]s --timeout 120s "$@"
 `, lent.Network(), tools, lent.Socket()), 0o755)
 	})
 }

@@ -61,6 +61,20 @@ func use(t *testing.T, d *daemon.Daemon, within time.Duration, tasks ...containe
 	return used
 }
 
+// outruns looks whether one uses so many times as much of a processor as another. One look may come while the
+// machine that the guest is on does something else.
+func outruns(t *testing.T, d *daemon.Daemon, fast, slow containerd.Task, times float64) {
+	t.Helper()
+	var used []time.Duration
+	for range 5 {
+		used = use(t, d, 4*time.Second, fast, slow)
+		if used[0].Seconds() >= times*used[1].Seconds() {
+			return
+		}
+	}
+	t.Errorf("%s used %s, %s %s; want %g times as much", fast.ID(), used[0], slow.ID(), used[1], times)
+}
+
 // Two that compete for a processor get it by their shares; one that is idle gets what is left.
 func TestGuestCPUShares(t *testing.T) {
 	needs(t, "cpu", "cpuset")
@@ -71,25 +85,16 @@ func TestGuestCPUShares(t *testing.T) {
 	c := spin(t, d, "idle", specs.LinuxCPU{Shares: &many, Idle: &idle})
 	a := spin(t, d, "few", specs.LinuxCPU{Shares: &few})
 	b := spin(t, d, "many", specs.LinuxCPU{Shares: &many})
-	used := use(t, d, 4*time.Second, a, b)
 	// Weights 20 and 279 (10^((l^2+125l)/612-7/34)): 14 to 1, and the machine wants some, too.
-	if ratio := used[1].Seconds() / used[0].Seconds(); ratio < 4 {
-		t.Errorf("128 shares used %s, 4096 shares %s", used[0], used[1])
-	}
+	outruns(t, d, b, a, 4)
 	// The other way round while they run.
 	must(t, a.Update(d.Context(), containerd.WithResources(&specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &many}})))
 	must(t, b.Update(d.Context(), containerd.WithResources(&specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &few}})))
-	used = use(t, d, 4*time.Second, a, b)
-	if ratio := used[0].Seconds() / used[1].Seconds(); ratio < 4 {
-		t.Errorf("after the update: 4096 shares used %s, 128 shares %s", used[0], used[1])
-	}
+	outruns(t, d, a, b, 4)
 	must(t, b.Kill(d.Context(), 9))
 	end(t, d, b)
 
-	used = use(t, d, 4*time.Second, a, c)
-	if ratio := used[0].Seconds() / used[1].Seconds(); ratio < 10 {
-		t.Errorf("beside one that runs an idle one used %s of %s", used[1], used[0])
-	}
+	outruns(t, d, a, c, 10)
 	// Dying takes a processor too.
 	must(t, a.Kill(d.Context(), 9))
 	end(t, d, a)
@@ -102,7 +107,7 @@ func TestGuestCPUBurst(t *testing.T) {
 	quota, period, burst := int64(30_000), uint64(100_000), uint64(30_000)
 	limit := &specs.LinuxCPU{Quota: &quota, Period: &period, Burst: &burst}
 	task := start(t, d, "box", limited(&specs.LinuxResources{CPU: limit}),
-		shell("while :; do sleep 0.5; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; done"))
+		shell("while :; do sleep 0.5; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; done"))
 	eventually(t, "it bursts", func() bool {
 		c := measure(t, d, task).CPU
 		return c.GetNrBursts() > 0 && c.GetBurstUsec() > 0

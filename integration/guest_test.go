@@ -140,7 +140,9 @@ func TestGuestCPUQuota(t *testing.T) {
 	task := start(t, d, "box", limited(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}}),
 		shell("while :; do :; done"))
 	eventually(t, "it is throttled", func() bool { return measure(t, d, task).CPU.GetNrThrottled() > 0 })
-	before, from := measure(t, d, task).CPU, time.Now()
+	// From before the first look until after the second: on a slow machine a look takes its time.
+	from := time.Now()
+	before := measure(t, d, task).CPU
 	time.Sleep(2 * time.Second)
 	after, wall := measure(t, d, task).CPU, time.Since(from)
 	if after.NrThrottled <= before.NrThrottled || after.ThrottledUsec <= before.ThrottledUsec {

@@ -22,7 +22,7 @@ import (
 //	feed FILE COMMAND ARG... the command with the file as stdin, which ends a second later
 //	                         (MINI_TEST_FEED_SECONDS on a slow machine): ctr misses
 //	                         an end of file that comes before the answer to Create
-//	await PATTERN COMMAND... the command again and again, until its output has the pattern (10 s)
+//	await PATTERN COMMAND... the command again and again, until its output has the pattern (90 s)
 //
 // has the commands of testscript, and beyond them
 //
@@ -119,11 +119,12 @@ func writePrograms(bin string, d *daemon.Daemon) error {
 		"feed": `file=$1; shift
 (cat "$file"; sleep ${MINI_TEST_FEED_SECONDS:-1}) | "$@"`,
 		"await": `pattern=$1; shift
-for i in $(seq 100); do
+end=$(($(date +%s) + 90))
+while [ $(date +%s) -lt $end ]; do
 	out=$("$@" 2>&1) && printf '%s\n' "$out" | grep -E -- "$pattern" && exit
 	sleep 0.1
 done
-printf 'no "%s" in 10 s, last:\n%s\n' "$pattern" "$out" >&2
+printf 'no "%s" in 90 s, last:\n%s\n' "$pattern" "$out" >&2
 exit 1`,
 	} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {

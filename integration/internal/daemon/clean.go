@@ -15,7 +15,7 @@ import (
 
 // patience is how long the orderly end of a shim may take: containerd runs the shim's `delete` after
 // the answer to Delete is out.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // leftovers is what a test could leave behind: kind and name of a thing.
 type leftovers []string

@@ -268,7 +268,7 @@ func (d *Daemon) Restart() {
 	}
 }
 
-// Context is of the namespace of the test and ends with the test, or after two minutes.
+// Context is of the namespace of the test and ends with the test, or after five minutes.
 func (d *Daemon) Context() context.Context {
 	ctx, cancel := context.WithTimeout(d.t.Context(), 5*time.Minute)
 	d.t.Cleanup(cancel)

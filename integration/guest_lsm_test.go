@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // loadProfile has AppArmor know a profile for the time of a test.
@@ -67,6 +68,86 @@ func TestGuestAppArmor(t *testing.T) {
 	_, err := create(t, d, "none", sleeper(), process(func(p *specs.Process) { p.ApparmorProfile = "mini-no-such" })).NewTask(d.Context(), cio.NullIO)
 	if err == nil || !strings.Contains(err.Error(), "process.apparmorProfile: mini-no-such: not loaded") {
 		t.Errorf("a profile that is not loaded: %v", err)
+	}
+}
+
+// A container runs with the label of SELinux that its spec names, on a root and on mounts with another, and so
+// does an exec; what the policy does not let it touch is denied. hack/vm/test boots a guest with SELinux for
+// this, and compiles hack/vm/selinux.conf.
+func TestSELinux(t *testing.T) {
+	policy, err := os.ReadFile(os.Getenv("MINI_TEST_SELINUX_POLICY"))
+	if err != nil {
+		t.Skipf("%s: needs a guest with SELinux: hack/vm/test -p integration TestSELinux", t.Name())
+	}
+	const fs = "/sys/fs/selinux"
+	must(t, unix.Mount("selinuxfs", fs, "selinuxfs", 0, ""))
+	must(t, os.WriteFile(fs+"/load", policy, 0))
+	must(t, os.WriteFile(fs+"/enforce", []byte("1"), 0))
+	d := shared(t, "2.4")
+
+	const label, files = "system_u:system_r:box_t:s0:c1,c2", "system_u:object_r:box_file_t:s0:c1,c2"
+	host := t.TempDir()
+	must(t, os.WriteFile(host+"/file", []byte("of the host\n"), 0o644))
+	labels := specOf(func(s *oci.Spec) {
+		s.Process.SelinuxLabel, s.Linux.MountLabel = label, files
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/host", Type: "bind", Source: host, Options: []string{"rbind"}},
+			specs.Mount{Destination: "/copy", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}},
+			specs.Mount{Destination: "/other", Type: "tmpfs", Source: "tmpfs", Options: []string{`context="system_u:object_r:host_t:s0:c0,c3"`}})
+	})
+	for i, change := range []func(*specs.Process){
+		func(*specs.Process) {}, // with no_new_privs
+		func(p *specs.Process) { p.NoNewPrivileges = false },
+		func(p *specs.Process) { p.User.UID, p.User.GID = 1000, 1000 },
+	} {
+		id := fmt.Sprintf("box%d", i)
+		task := start(t, d, id, sleeper(), labels, process(change))
+		if got := read(t, fmt.Sprintf("/proc/%d/attr/current", task.Pid())); strings.Trim(got, "\x00") != label {
+			t.Errorf("%s: the first process runs as %q", id, got)
+		}
+		_, out := command(t, d, task, "e", "", "sh", "-c", "cat /proc/self/attr/current; echo; cat /host/file 2>&1; echo x >/dev/shm/x && cat /dev/shm/x")
+		if want := label + "\ncat: can't open '/host/file': Permission denied\nx\n"; strings.ReplaceAll(out, "\x00", "") != want {
+			t.Errorf("%s: an exec says %q, want %q", id, out, want)
+		}
+		for dir, want := range map[string]string{
+			"": files, "/dev": files, "/dev/shm": files, "/dev/pts": files, "/dev/mqueue": files, "/run": files, "/copy": files,
+			"/other": "system_u:object_r:host_t:s0:c0,c3", "/proc": "system_u:object_r:proc_t:s0", "/host": "system_u:object_r:host_t:s0",
+		} {
+			buf := make([]byte, 256)
+			n, err := unix.Getxattr(fmt.Sprintf("/proc/%d/root%s", task.Pid(), dir), "security.selinux", buf)
+			if err != nil || strings.Trim(string(buf[:n]), "\x00") != want {
+				t.Errorf("%s: %s/ has the label %q (%v), want %s", id, dir, buf[:max(n, 0)], err, want)
+			}
+		}
+	}
+
+	for id, c := range map[string]struct {
+		change oci.SpecOpts
+		want   string
+	}{
+		"none":    {process(func(p *specs.Process) { p.SelinuxLabel = "system_u:system_r:none_t:s0" }), "process.selinuxLabel: system_u:system_r:none_t:s0: unknown to the policy that is loaded"},
+		"nowhere": {specOf(func(s *oci.Spec) { s.Linux.MountLabel = "system_u:object_r:none_t:s0" }), "system_u:object_r:none_t:s0"},
+	} {
+		_, err := create(t, d, id, sleeper(), c.change).NewTask(d.Context(), cio.NullIO)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("a label that the policy does not have: %v", err)
+		}
+	}
+}
+
+// Where the kernel has no SELinux, a label is refused by name.
+func TestSELinuxMissing(t *testing.T) {
+	if data, err := os.ReadFile("/proc/filesystems"); err != nil || strings.Contains(string(data), "selinuxfs") {
+		t.Skipf("%s: SELinux is in this kernel", t.Name())
+	}
+	d := shared(t, "2.4")
+	for field, change := range map[string]oci.SpecOpts{
+		"process.selinuxLabel": process(func(p *specs.Process) { p.SelinuxLabel = "x" }),
+		"linux.mountLabel":     specOf(func(s *oci.Spec) { s.Linux.MountLabel = "x" }),
+	} {
+		_, err := create(t, d, "box-"+strings.ToLower(field[len(field)-10:]), sleeper(), change).NewTask(d.Context(), cio.NullIO)
+		if err == nil || !strings.Contains(err.Error(), field+": x: SELinux is not in this kernel") {
+			t.Errorf("%s: %v, want an error that says what the kernel lacks", field, err)
+		}
 	}
 }
 

@@ -29,7 +29,7 @@ type finding struct {
 // error if no container could be made.
 func Doctor(w io.Writer) error {
 	var all []finding
-	for _, look := range []func() []finding{lookKernel, lookPrivileges, lookCgroup, lookSystemd, lookAppArmor, lookShim, lookContainerd} {
+	for _, look := range []func() []finding{lookKernel, lookPrivileges, lookCgroup, lookSystemd, lookAppArmor, lookSELinux, lookShim, lookContainerd} {
 		all = append(all, look()...)
 	}
 	fatal := 0
@@ -192,6 +192,17 @@ func lookAppArmor() []finding {
 		return []finding{{what: "no AppArmor in this kernel", advice: "a spec with process.apparmorProfile is refused; CRI asks for none here"}}
 	}
 	return []finding{{what: "AppArmor is on"}}
+}
+
+func lookSELinux() []finding {
+	if !container.SELinux() {
+		return []finding{{what: "no SELinux in this kernel, or /sys/fs/selinux is not mounted", advice: "a spec with process.selinuxLabel or linux.mountLabel is refused; CRI asks for none here"}}
+	}
+	mode := "permissive: it denies nothing"
+	if data, err := os.ReadFile("/sys/fs/selinux/enforce"); err == nil && strings.TrimSpace(string(data)) == "1" {
+		mode = "enforcing"
+	}
+	return []finding{{what: "SELinux is on, " + mode}}
 }
 
 const shimName = "containerd-shim-mini-v2"

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 
 	"github.com/containerd-mini/mini/shim/internal/compile"
+	"github.com/containerd-mini/mini/shim/internal/container"
 )
 
 // Explain returns what would be done to create the container of a bundle: one
@@ -22,7 +23,7 @@ func Explain(bundle string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	plan, err := compile.Container(spec, compile.Options{ID: id, Bundle: bundle, Cgroup: dir, Home: "/root"})
+	plan, err := compile.Container(spec, compile.Options{ID: id, Bundle: bundle, Cgroup: dir, Home: "/root", SELinux: container.SELinux()})
 	if err != nil {
 		return "", err
 	}

@@ -39,7 +39,7 @@ func TestFeaturesAreTrue(t *testing.T) {
 		t.Helper()
 		s := spec()
 		change(s)
-		if _, err := compile.Container(s, compile.Options{Bundle: "/b", Cgroup: "/c"}); (err == nil) != announced {
+		if _, err := compile.Container(s, compile.Options{Bundle: "/b", Cgroup: "/c", SELinux: true}); (err == nil) != announced {
 			t.Errorf("%s: announced is %t, compiled: %v", what, announced, err)
 		}
 	}

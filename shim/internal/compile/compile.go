@@ -19,6 +19,9 @@ type Options struct {
 	// Seed says that there is one, to take a mount namespace from.
 	Seed bool
 
+	// SELinux says that the kernel has it.
+	SELinux bool
+
 	// Filter is Plan.Filter of the container, for an exec.
 	Filter *program.Op
 
@@ -85,6 +88,9 @@ func (b *builder) slot() program.Slot {
 // Container compiles the Program of a container's first process.
 func Container(spec *specs.Spec, opt Options) (*program.Plan, error) {
 	if err := supported(spec); err != nil {
+		return nil, err
+	}
+	if err := Labels(spec, opt.SELinux); err != nil {
 		return nil, err
 	}
 	b := &builder{plan: &program.Plan{}, spec: spec, proc: spec.Process, opt: opt}

@@ -82,7 +82,7 @@ func compileFiles(t *testing.T, in map[string][]byte) (*program.Plan, error) {
 	if err := json.Unmarshal(in["config.json"], &spec); err != nil {
 		t.Fatal(err)
 	}
-	opt := Options{ID: "c1", Bundle: "/bundle", Cgroup: "/default/c1", Home: "/root"}
+	opt := Options{ID: "c1", Bundle: "/bundle", Cgroup: "/default/c1", Home: "/root", SELinux: true}
 	_, opt.Seed = in["seed"]
 	if proc, ok := in["process.json"]; ok {
 		var p specs.Process
@@ -115,9 +115,11 @@ func userns(s *specs.Spec) {
 func TestRefused(t *testing.T) {
 	yes := true
 	for name, change := range map[string]func(*specs.Spec){
-		"process: missing": func(s *specs.Spec) { s.Process = nil },
-		"root: missing":    func(s *specs.Spec) { s.Root = nil },
-		"linux: missing":   func(s *specs.Spec) { s.Linux = nil },
+		"process: missing":                  func(s *specs.Spec) { s.Process = nil },
+		"root: missing":                     func(s *specs.Spec) { s.Root = nil },
+		"ociVersion: \"2.0.0\": want 1.x.y": func(s *specs.Spec) { s.Version = "2.0.0" },
+		"ociVersion: \"\": want 1.x.y":      func(s *specs.Spec) { s.Version = "" },
+		"linux: missing":                    func(s *specs.Spec) { s.Linux = nil },
 		"hooks.poststop[1].path: \"x\": not an absolute path": func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}, {Path: "x"}}}
 		},
@@ -160,12 +162,13 @@ func TestRefused(t *testing.T) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}}
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: "/x"})
 		},
-		"process.apparmorProfile: \"a\\nb\"":                                              func(s *specs.Spec) { s.Process.ApparmorProfile = "a\nb" },
-		"process.selinuxLabel: not supported":                                             func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
-		"process.scheduler.policy: \"SCHED_ISO\": unknown":                                func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedISO} },
-		"process.scheduler.nice: 20: not between -20 and 19":                              func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 20} },
-		"process.scheduler.priority: only SCHED_FIFO and SCHED_RR have one":               func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Priority: 1} },
-		"process.scheduler.runtime: only SCHED_DEADLINE has runtime, deadline and period": func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedRR, Period: 1} },
+		"process.apparmorProfile: \"a\\nb\"":                                                func(s *specs.Spec) { s.Process.ApparmorProfile = "a\nb" },
+		"process.selinuxLabel: x: SELinux is not in this kernel, or not at /sys/fs/selinux": func(s *specs.Spec) { s.Process.SelinuxLabel = "x" },
+		"linux.mountLabel: x: SELinux is not in this kernel, or not at /sys/fs/selinux":     func(s *specs.Spec) { s.Linux.MountLabel = "x" },
+		"process.scheduler.policy: \"SCHED_ISO\": unknown":                                  func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedISO} },
+		"process.scheduler.nice: 20: not between -20 and 19":                                func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 20} },
+		"process.scheduler.priority: only SCHED_FIFO and SCHED_RR have one":                 func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Priority: 1} },
+		"process.scheduler.runtime: only SCHED_DEADLINE has runtime, deadline and period":   func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedRR, Period: 1} },
 		"process.scheduler.flags: \"x\": unknown": func(s *specs.Spec) {
 			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedRR, Flags: []specs.LinuxSchedulerFlag{"x"}}
 		},

@@ -33,7 +33,7 @@ func FuzzContainer(f *testing.F) {
 		if err := json.Unmarshal(in, &spec); err != nil {
 			return
 		}
-		plan, err := Container(&spec, Options{ID: "c1", Bundle: "/bundle", Cgroup: "/c1", Home: "/"})
+		plan, err := Container(&spec, Options{ID: "c1", Bundle: "/bundle", Cgroup: "/c1", Home: "/", SELinux: true})
 		if err != nil {
 			return // there is no container to exec in
 		}
@@ -41,7 +41,7 @@ func FuzzContainer(f *testing.F) {
 			t.Errorf("does not encode: %v", err)
 		}
 		_ = plan.String()
-		opt, proc := Options{ID: "c1", Filter: plan.Filter}, *spec.Process
+		opt, proc := Options{ID: "c1", Filter: plan.Filter, SELinux: true}, *spec.Process
 		exec, err := Exec(&spec, &proc, opt)
 		if err == nil {
 			if err := exec.Validate(); err != nil {

@@ -117,9 +117,9 @@ func (b *builder) fsopen(step, fstype, source string, data []string, attr uint64
 				program.Named(unix.FSCONFIG_SET_FLAG, "FSCONFIG_SET_FLAG"), program.Str(key), null, program.Int(0))
 			continue
 		}
-		b.fsconfig(step+": "+opt, key, value)
+		b.fsconfig(step+": "+opt, key, OptionValue(key, value))
 	}
-	if l := b.spec.Linux.MountLabel; l != "" && !unlabelled[fstype] {
+	if l := b.mountContext(fstype, data); l != "" {
 		b.fsconfig("linux.mountLabel: "+l+" for "+fstype, "context", l)
 	}
 	b.call(step, unix.SYS_FSCONFIG, program.From(slotFS),

@@ -30,8 +30,8 @@ func (b *builder) copiedTmpfs(i int, m *specs.Mount, opts mountOptions) error {
 			return unsupported(fmt.Sprintf("mounts[%d].options: tmpcopyup below mounts[%d]", i, j))
 		}
 	}
-	if b.spec.Linux.MountLabel != "" {
-		opts.data = append(opts.data, "context="+b.spec.Linux.MountLabel)
+	if l := b.mountContext("tmpfs", opts.data); l != "" {
+		opts.data = append(opts.data, "context="+l)
 	}
 	fd := b.addFile(program.FileCopiedTmpfs, dest, fmt.Sprintf("mounts[%d]", i))
 	file := &b.plan.Files[fd-program.FdFiles]
@@ -39,22 +39,6 @@ func (b *builder) copiedTmpfs(i int, m *specs.Mount, opts mountOptions) error {
 	opts.attr = attrOption{}
 	b.attachFile(fmt.Sprintf("mount tmpfs on %s", m.Destination), m.Destination, fd, opts)
 	return nil
-}
-
-// unlabelled file systems have labels of their own, or none.
-var unlabelled = map[string]bool{"proc": true, "sysfs": true, "mqueue": true, "cgroup2": true}
-
-// label gives a mqueue linux.mountLabel, which it does not take as an option.
-func (b *builder) label(fstype string, mounted program.Slot) {
-	l := b.spec.Linux.MountLabel
-	if l == "" || fstype != "mqueue" {
-		return
-	}
-	const step = "linux.mountLabel"
-	b.call(step, unix.SYS_OPENAT, program.From(mounted), program.Str("."),
-		program.Named(unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, "O_RDONLY|O_DIRECTORY|O_CLOEXEC")).Out = slotTmp
-	b.call(step+": "+l, unix.SYS_FSETXATTR, program.From(slotTmp), program.Str("security.selinux"), program.Str(l), program.Int(len(l)), program.Int(0))
-	b.call(step, unix.SYS_CLOSE, program.From(slotTmp))
 }
 
 // ownCgroup gives a user namespace the cgroup that it may write to: runtime-spec

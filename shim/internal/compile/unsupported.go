@@ -28,6 +28,9 @@ func supported(spec *specs.Spec) error {
 	case spec.Linux == nil:
 		return invalid("linux", "missing")
 	}
+	if err := version(spec.Version); err != nil {
+		return err
+	}
 	l := spec.Linux
 	refused := []struct {
 		set   bool
@@ -48,6 +51,16 @@ func supported(spec *specs.Spec) error {
 	return supportedProcess("process", spec.Process)
 }
 
+// version checks that the spec is of the major version 1: runtime-spec config.md#specification-version.
+// Minor ones add what is refused by name, where it is not there.
+func version(v string) error {
+	var minor, patch uint
+	if n, err := fmt.Sscanf(v, "1.%d.%d", &minor, &patch); n != 2 || err != nil {
+		return invalid("ociVersion", "%q: want 1.x.y", v)
+	}
+	return nil
+}
+
 // supportedProcess does so for a process, that of an exec too.
 func supportedProcess(field string, p *specs.Process) error {
 	if p == nil {
@@ -59,7 +72,6 @@ func supportedProcess(field string, p *specs.Process) error {
 	}{
 		{p.CommandLine != "", "commandLine"},
 		{p.User.Username != "", "user.username"},
-		{p.SelinuxLabel != "", "selinuxLabel"},
 	}
 	for _, r := range refused {
 		if r.set {

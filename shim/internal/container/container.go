@@ -100,6 +100,9 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 	if err := Kernel(); err != nil {
 		return nil, err
 	}
+	if err := compile.Labels(cfg.Spec, labelled(cfg.Spec, cfg.Spec.Process)); err != nil {
+		return nil, err
+	}
 	c := &Container{cfg: cfg, agent: a, execs: map[string]*Process{}}
 	var undo cleanup
 	defer func() { err = undo.unless(err) }()
@@ -187,7 +190,7 @@ func (c *Container) compile(rootfs int, seed bool) (*program.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	opt := compile.Options{ID: c.cfg.ID, Bundle: c.cfg.Bundle, Cgroup: dir, Seed: seed}
+	opt := compile.Options{ID: c.cfg.ID, Bundle: c.cfg.Bundle, Cgroup: dir, Seed: seed, SELinux: labelled(c.cfg.Spec, c.cfg.Spec.Process)}
 	if p := c.cfg.Spec.Process; p != nil {
 		opt.Home = home(rootfs, p.User.UID)
 	}
@@ -323,6 +326,7 @@ func (c *Container) Exec(execID string, proc *specs.Process, io stdio.Config) (*
 	// What cannot be run is refused now, before it is registered.
 	plan, err := compile.Exec(c.cfg.Spec, proc, compile.Options{
 		ID: c.cfg.ID, Bundle: c.cfg.Bundle, Home: homeIn(c.init.Pid(), proc.User.UID), Filter: c.filter,
+		SELinux: labelled(c.cfg.Spec, proc),
 	})
 	if err != nil {
 		return nil, err

@@ -307,7 +307,9 @@ func (c *Container) startHooks(ctx context.Context, proc *agent.Process) error {
 		return nil
 	}
 	way, err := c.inside(proc, func(h *specs.Hook) (*program.Plan, error) {
-		return compile.StartContainerHook(c.cfg.Spec, h, compile.Options{ID: c.cfg.ID, Bundle: c.cfg.Bundle, Filter: c.filter})
+		return compile.StartContainerHook(c.cfg.Spec, h, compile.Options{
+			ID: c.cfg.ID, Bundle: c.cfg.Bundle, Filter: c.filter, SELinux: labelled(c.cfg.Spec, nil),
+		})
 	})
 	if err != nil {
 		return err

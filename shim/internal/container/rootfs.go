@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-mini/mini/shim/internal/compile"
 )
 
 // Mount is a mount as a snapshotter describes it: how to come by the root of
@@ -257,7 +259,7 @@ func (c *fsContext) fail(what string, err error) {
 
 func (c *fsContext) set(key, value string) {
 	if c.err == nil {
-		c.fail(key+"="+value, unix.FsconfigSetString(c.fd, key, value))
+		c.fail(key+"="+value, unix.FsconfigSetString(c.fd, key, compile.OptionValue(key, value)))
 	}
 }
 

@@ -131,6 +131,10 @@ func parseOptions(field string, options []string) (mountOptions, error) {
 func (o *attrOption) apply(a attrOption) {
 	o.set = o.set&^a.clr | a.set
 	o.clr = o.clr&^(a.set&^unix.MOUNT_ATTR__ATIME) | a.clr
+	if o.clr&unix.MOUNT_ATTR__ATIME != 0 {
+		// They are one value and not flags: all or none, mount_setattr(2).
+		o.clr |= unix.MOUNT_ATTR__ATIME
+	}
 }
 
 func attrText(v uint64) string {

@@ -58,17 +58,19 @@ func (j *oomJudge) see(c oomCounts, now time.Time) {
 }
 
 // OOMKills counts since Create; none where there is no memory controller.
-func (g *Group) OOMKills() (OOMKills, error) {
-	j := &g.oom
+func (g *Group) OOMKills() (OOMKills, error) { return g.oom.count(g.readOOM) }
+
+func (j *oomJudge) count(read func() (oomCounts, error)) (OOMKills, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	c, err := g.readOOM()
+	c, err := read()
 	if err == nil && c.kills > j.judged.kills && c.oom == j.last {
 		// The file is not read at one instant. The oom of a kill that
-		// we see has been counted by now.
-		kills := c.kills
-		c, err = g.readOOM()
-		c.kills = kills
+		// we see has been counted by now; or the cgroup is gone by now,
+		// as systemd removes that of a scope, and counts no more.
+		var again oomCounts
+		again, err = read()
+		c.oom = max(c.oom, again.oom)
 	}
 	if err != nil {
 		return j.said, err

@@ -52,6 +52,26 @@ func TestOOMJudge(t *testing.T) {
 	}
 }
 
+// TestOOMGone: a cgroup that is removed between two looks takes nothing back of
+// what was seen.
+func TestOOMGone(t *testing.T) {
+	looks := []oomCounts{{1, 0}, {1, 1}, {0, 0}, {0, 0}}
+	var j oomJudge
+	for range 3 {
+		_, err := j.count(func() (oomCounts, error) {
+			c := looks[0]
+			looks = looks[1:]
+			return c, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := (OOMKills{Own: 1}); j.said != want || len(looks) != 0 {
+		t.Errorf("%+v, want %+v; looks left: %d", j.said, want, len(looks))
+	}
+}
+
 // newLimited makes a cgroup that may use some memory, and no swap; 0 is no limit.
 func newLimited(t *testing.T, limit int, elem ...string) *Group {
 	t.Helper()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -32,6 +33,35 @@ func loadProfile(t *testing.T, name, rules string) {
 			t.Error(err)
 		}
 	})
+}
+
+// fakeProc gives a container a /proc from the host, CVE-2019-16884 and CVE-2025-52881: what is written to it
+// about labels and profiles would go nowhere. It returns what fails where something was.
+func fakeProc(t *testing.T) (opt oci.SpecOpts, untouched func()) {
+	dir := t.TempDir()
+	var files []string
+	for _, name := range []string{"exec", "keycreate", "apparmor/exec"} {
+		for _, who := range []string{"self", "thread-self"} {
+			file := filepath.Join(dir, who, "attr", name)
+			must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+			must(t, os.WriteFile(file, nil, 0o666))
+			files = append(files, file)
+		}
+	}
+	opt = specOf(func(s *oci.Spec) {
+		for i := range s.Mounts {
+			if s.Mounts[i].Destination == "/proc" {
+				s.Mounts[i] = specs.Mount{Destination: "/proc", Type: "bind", Source: dir, Options: []string{"rbind"}}
+			}
+		}
+	})
+	return opt, func() {
+		for _, file := range files {
+			if got := read(t, file); got != "" {
+				t.Errorf("%s: %q was written to a /proc that is not the kernel's", file, got)
+			}
+		}
+	}
 }
 
 const hasAppArmor = "/sys/module/apparmor/parameters/enabled"
@@ -64,6 +94,13 @@ func TestGuestAppArmor(t *testing.T) {
 			t.Errorf("%s: an exec says %q, want %q", id, out, want)
 		}
 	}
+
+	fake, untouched := fakeProc(t)
+	task := start(t, d, "fake", sleeper(), fake, process(profile))
+	if got := read(t, fmt.Sprintf("/proc/%d/attr/apparmor/current", task.Pid())); got != name+" (enforce)" {
+		t.Errorf("with a /proc that is not the kernel's it runs as %q", got)
+	}
+	untouched()
 
 	_, err := create(t, d, "none", sleeper(), process(func(p *specs.Process) { p.ApparmorProfile = "mini-no-such" })).NewTask(d.Context(), cio.NullIO)
 	if err == nil || !strings.Contains(err.Error(), "process.apparmorProfile: mini-no-such: not loaded") {
@@ -119,6 +156,13 @@ func TestSELinux(t *testing.T) {
 			}
 		}
 	}
+
+	fake, untouched := fakeProc(t)
+	task := start(t, d, "fake", sleeper(), labels, fake)
+	if got := read(t, fmt.Sprintf("/proc/%d/attr/current", task.Pid())); strings.Trim(got, "\x00") != label {
+		t.Errorf("with a /proc that is not the kernel's it runs as %q", got)
+	}
+	untouched()
 
 	for id, c := range map[string]struct {
 		change oci.SpecOpts

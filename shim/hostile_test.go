@@ -246,7 +246,8 @@ var attacks = []attack{
 		name: "CVE-2025-52565/ptmx-is-a-fifo", refused: "inappropriate ioctl", tty: true,
 		image: func(a *arena) { a.mkdir("dev/pts"); a.must(unix.Mkfifo(a.root+"/dev/pts/ptmx", 0o666)) },
 	},
-	// /dev, and what is in it.
+	// /dev, and what is in it: CVE-2026-41579 of runc; CVE-2026-47766, CVE-2026-88264
+	// and CVE-2026-88265 of crun.
 	{
 		name: "CVE-2026-41579/dev-is-a-symlink-out", refused: "/dev: " + notThere,
 		image: func(a *arena) { a.symlink(a.outside("empty"), "dev") },

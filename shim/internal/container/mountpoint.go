@@ -38,26 +38,30 @@ func (m *maker) mountPoints(plan *program.Plan, root int, files []int) func(numb
 				user = files[i]
 			}
 		}
-		// Each round makes all up to a "..", which leads back out of what
-		// must be there first.
-		for range maxLinks {
-			gap, err := findGap(root, want.Path)
-			if err == nil && gap == nil {
-				return nil
-			}
-			if err == nil {
-				err = m.fill(gap, want.Path, file && gap.last, user)
-			}
-			if err != nil {
-				var step *agent.StepError
-				if errors.As(err, &step) {
-					return err
-				}
-				return fmt.Errorf("create mount point %s: %w", want.Path, err)
-			}
+		err := lead(root, want.Path, func(g *gap) error { return m.fill(g, want.Path, file && g.last, user) })
+		var step *agent.StepError
+		if err != nil && !errors.As(err, &step) { // which says it
+			err = fmt.Errorf("create mount point %s: %w", want.Path, err)
 		}
-		return fmt.Errorf("create mount point %s: %w", want.Path, unix.ELOOP)
+		return err
 	}
+}
+
+// lead has what a path leads to made. Each round is for all up to a "..", which
+// leads back out of what must be there first.
+func lead(root int, path string, fill func(*gap) error) error {
+	for range maxLinks {
+		g, err := findGap(root, path)
+		if err != nil || g == nil {
+			return err
+		}
+		err = fill(g)
+		unix.Close(g.dir)
+		if err != nil {
+			return err
+		}
+	}
+	return unix.ELOOP
 }
 
 // gap is where a path ends that is to go on.
@@ -160,7 +164,6 @@ func readLink(fd int) (target string, isLink bool, err error) {
 // fill has a process make what is missing, so that it belongs to whom it would
 // belong to had the container made it.
 func (m *maker) fill(g *gap, dest string, file bool, user int) error {
-	defer unix.Close(g.dir)
 	files := []uintptr{uintptr(g.dir)}
 	if user >= 0 {
 		files = append(files, uintptr(user))

@@ -24,6 +24,8 @@ type options struct {
 // as a path or a body: runtimeoptions.v1.
 type config struct {
 	MissingControllers string `toml:"missing_controllers"`
+	// SystemdCgroup is what a handler of runc has in containerd's configuration, from where such lines are copied.
+	SystemdCgroup bool `toml:"SystemdCgroup"`
 }
 
 // parseOptions reads the options of a request: those of mini, those that
@@ -93,11 +95,13 @@ func parseConfig(o *api.RuntimeOptions) (options, error) {
 }
 
 func (c config) options(name string) (options, error) {
+	o := options{systemdCgroup: c.SystemdCgroup}
 	switch c.MissingControllers {
 	case "", "refuse":
-		return options{}, nil
+		return o, nil
 	case "ignore":
-		return options{ignoreControllers: true}, nil
+		o.ignoreControllers = true
+		return o, nil
 	}
 	return options{}, fmt.Errorf("%s: missing_controllers: %q: want refuse or ignore: %w",
 		name, c.MissingControllers, errdefs.ErrInvalidArgument)

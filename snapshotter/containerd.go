@@ -13,12 +13,12 @@ import (
 // 3 from 2.0 on, 4 from 2.3 on. What it announces is what this machine can do with c.Root, which
 // need not exist: containerd asks nobody.
 func ConfigContainerd(version int, c Config) (string, error) {
-	var cri string
+	var images, handlers string // of the CRI plugin
 	switch version {
 	case 2:
-		cri = `[plugins."io.containerd.grpc.v1.cri".containerd]`
+		images, handlers = `[plugins."io.containerd.grpc.v1.cri".containerd]`, `plugins."io.containerd.grpc.v1.cri".containerd.runtimes`
 	case 3, 4:
-		cri = `[plugins."io.containerd.cri.v1.images"]`
+		images, handlers = `[plugins."io.containerd.cri.v1.images"]`, `plugins."io.containerd.cri.v1.runtime".containerd.runtimes`
 	default:
 		return "", fmt.Errorf("configuration version %d: containerd 1.7 has 2, later ones have 3 and 4: %w", version, errdefs.ErrInvalidArgument)
 	}
@@ -53,9 +53,14 @@ differ = "walking"
 `, platform, name)
 	}
 	fmt.Fprintf(&b, `
-# For Kubernetes, all pods:
-# %s
+# For Kubernetes, a handler for the pods of a runtime class, with mini as its runtime and this snapshotter:
+# [%[2]s.mini]
+# runtime_type = "io.containerd.mini.v2"
 # snapshotter = "mini"
-`, cri)
+
+# For Kubernetes, the snapshotter for all pods:
+# %[1]s
+# snapshotter = "mini"
+`, images, handlers)
 	return b.String(), nil
 }

@@ -27,6 +27,8 @@ func Features() *features.Features {
 		OCIVersionMax: specs.Version,
 		Hooks:         compile.HookNames(),
 		MountOptions:  compile.MountOptions(),
+		// What is in them systemd does, as root.
+		PotentiallyUnsafeConfigAnnotations: []string{compile.PropertyAnnotation},
 		Linux: &features.Linux{
 			Namespaces:      compile.Namespaces(),
 			Capabilities:    compile.Capabilities(),

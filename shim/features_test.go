@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,33 @@ var specMountOptions = strings.Fields(`async atime bind defaults dev diratime di
 
 // byKernel are those that mini hands to the file system, which knows them or not.
 var byKernel = []string{"iversion", "noiversion"}
+
+// TestFeaturesAreWhole: of each thing that features.md knows mini says whether it
+// is there.
+func TestFeaturesAreWhole(t *testing.T) {
+	silent := []string{
+		"annotations",               // of a program beneath, of which there is none
+		"linux.intelRdt.schemata",   // parts of what
+		"linux.intelRdt.monitoring", // is not there
+	}
+	var walk func(path string, v reflect.Value)
+	walk = func(path string, v reflect.Value) {
+		if v.IsZero() != slices.Contains(silent, path) {
+			t.Errorf("%s: %v", path, v)
+		}
+		if v.Kind() == reflect.Pointer {
+			v = v.Elem()
+		}
+		if v.Kind() != reflect.Struct {
+			return
+		}
+		for i := range v.NumField() {
+			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			walk(strings.TrimPrefix(path+"."+name, "."), v.Field(i))
+		}
+	}
+	walk("", reflect.ValueOf(Features()))
+}
 
 // TestFeaturesAreTrue: what is announced is compiled, and what runtime-spec has
 // besides is refused.

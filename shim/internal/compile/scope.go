@@ -93,7 +93,8 @@ func checkUnit(name string) error {
 	return nil
 }
 
-const propertyPrefix = "org.systemd.property."
+// PropertyAnnotation begins the names of annotations that are properties of the scope.
+const PropertyAnnotation = "org.systemd.property."
 
 // scopeProperties are those that a scope begins with: systemd.scope(5),
 // systemd.resource-control(5).
@@ -114,7 +115,7 @@ func scopeProperties(id, slice string, spec *specs.Spec) ([]program.Property, er
 		{Name: "CollectMode", Value: "inactive-or-failed"},
 	}
 	for _, key := range slices.Sorted(maps.Keys(spec.Annotations)) {
-		name, ok := strings.CutPrefix(key, propertyPrefix)
+		name, ok := strings.CutPrefix(key, PropertyAnnotation)
 		if !ok {
 			continue
 		}

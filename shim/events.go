@@ -1,16 +1,14 @@
 package shim
 
 import (
-	"context"
 	"net"
 	"reflect"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/containerd/ttrpc"
-
 	"github.com/containerd-mini/mini/shim/internal/api"
+	"github.com/containerd-mini/mini/shim/internal/rpc"
 )
 
 const (
@@ -70,7 +68,7 @@ func (p *publisher) close(timeout time.Duration) {
 
 func (p *publisher) run() {
 	defer close(p.done)
-	var client *ttrpc.Client
+	var client *rpc.Client
 	for {
 		if !p.wait() {
 			return
@@ -124,16 +122,14 @@ func (p *publisher) drop() {
 	p.queue = p.queue[1:]
 }
 
-func (p *publisher) forward(client **ttrpc.Client, e *api.Envelope) error {
+func (p *publisher) forward(client **rpc.Client, e *api.Envelope) error {
 	if *client == nil {
 		conn, err := net.DialTimeout("unix", strings.TrimPrefix(p.address, "unix://"), forwardTimeout)
 		if err != nil {
 			return err
 		}
-		*client = ttrpc.NewClient(conn)
+		*client = rpc.NewClient(conn)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
-	defer cancel()
-	return (*client).Call(ctx, "containerd.services.events.ttrpc.v1.Events", "Forward",
-		&message{&api.ForwardRequest{Envelope: e}}, &message{&api.Empty{}})
+	return (*client).Call(forwardTimeout, "containerd.services.events.ttrpc.v1.Events", "Forward",
+		&api.ForwardRequest{Envelope: e}, &api.Empty{})
 }

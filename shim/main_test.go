@@ -94,10 +94,6 @@ func (r *rig) serve() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv, err := ttrpc.NewServer()
-	if err != nil {
-		t.Fatal(err)
-	}
 	log := &logger{path: filepath.Join(r.dir, "log")}
 	seed := filepath.Join(t.TempDir(), "run", "seed")
 	fd, err := container.OpenSeed(seed) // now, so that no container adds to the mounts
@@ -118,13 +114,13 @@ func (r *rig) serve() {
 	}
 	s.idle = newIdle(time.Hour, func() {})
 	s.rest = newIdle(time.Millisecond, new(memory).giveBack)
-	register(srv, s)
+	srv := newServer(s)
 	path := filepath.Join(r.dir, "shim.sock")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = srv.Serve(context.Background(), l) }()
+	go func() { _ = srv.Serve(l) }()
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +129,7 @@ func (r *rig) serve() {
 	r.client = task.NewTTRPCTaskClient(r.conn)
 	t.Cleanup(func() {
 		r.conn.Close()
-		srv.Close()
+		l.Close()
 		s.events.close(time.Second)
 		s.idle.timer.Stop()
 		a.Close()

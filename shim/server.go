@@ -1,15 +1,12 @@
 package shim
 
 import (
-	"context"
 	"net"
 	"os"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
@@ -27,8 +24,7 @@ const (
 	// eventsTimeout is how long the end of a shim may wait for a containerd
 	// that takes no events.
 	eventsTimeout = 2 * time.Second
-	// replyTimeout is how long it waits for the reply to Shutdown to be
-	// written.
+	// replyTimeout is how long it waits for replies to be written.
 	replyTimeout = time.Second
 	// seedDir is the node's.
 	seedDir = "/run/mini/seed"
@@ -71,74 +67,28 @@ func Serve(l net.Listener, cfg Config) error {
 	}
 	defer a.Close()
 	log := &logger{path: "log", debug: cfg.Debug}
-	srv, err := ttrpc.NewServer()
-	if err != nil {
-		return err
-	}
-	end := newEnding(l)
+	var once sync.Once
+	end := make(chan struct{})
 	s := &service{
 		namespace: cfg.Namespace, agent: a, log: log,
 		events:     newPublisher(cfg.EventAddress, cfg.Namespace, log),
 		containers: map[string]*container.Container{},
-		shutdown:   end.begin,
+		shutdown:   func() { once.Do(func() { close(end) }) },
 		cgroups:    cgroup.Root, seed: seedDir, forgetAfter: forgetAfter,
 	}
 	// One that containerd has forgotten ends by itself.
 	s.idle = newIdle(idleTimeout, s.endIfEmpty)
 	s.rest = newIdle(restTimeout, new(memory).giveBack)
-	register(srv, s)
+	srv := newServer(s)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(context.Background(), end) }()
+	go func() { served <- srv.Serve(l) }()
 	select {
 	case err = <-served:
-	case <-end.over:
+	case <-end:
+		// The reply to Shutdown must be on the wire before the process ends.
+		srv.Finish(replyTimeout)
 	}
 	s.events.close(eventsTimeout)
 	_ = os.Remove(cfg.Socket)
 	return err
-}
-
-// ending is a listener that knows when the reply to Shutdown has been written:
-// it must be on the wire before the process ends, and ttrpc's own Shutdown
-// finds that out by looking every 200 ms.
-type ending struct {
-	net.Listener
-	begun atomic.Bool
-	once  sync.Once
-	over  chan struct{}
-}
-
-func newEnding(l net.Listener) *ending { return &ending{Listener: l, over: make(chan struct{})} }
-
-// begin says that the next reply is the last.
-func (e *ending) begin() {
-	e.begun.Store(true)
-	time.AfterFunc(replyTimeout, e.finish)
-}
-
-func (e *ending) finish() { e.once.Do(func() { close(e.over) }) }
-
-func (e *ending) Accept() (net.Conn, error) {
-	c, err := e.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &endingConn{Conn: c, ending: e}, nil
-}
-
-type endingConn struct {
-	net.Conn
-	ending *ending
-}
-
-func (c *endingConn) Write(b []byte) (int, error) {
-	// Read before the write: the reply to Shutdown is written after begin.
-	last := c.ending.begun.Load()
-	n, err := c.Conn.Write(b)
-	if last {
-		// Another request's reply may have been first: a moment for
-		// both.
-		time.AfterFunc(5*time.Millisecond, c.ending.finish)
-	}
-	return n, err
 }

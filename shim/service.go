@@ -33,7 +33,7 @@ type service struct {
 	rest      *idle  // without requests
 	cgroups   string // where cgroup v2 is mounted
 	seed      string // where the seed is, see container.Config
-	shutdown  func() // ends the shim with its next reply
+	shutdown  func() // ends the shim when it has replied to all
 	// forgetAfter is how often to look whether containerd still knows of a
 	// container that has ended.
 	forgetAfter time.Duration

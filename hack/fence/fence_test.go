@@ -40,6 +40,7 @@ var floors = map[string][]string{
 	"shim/internal/cgroup":  {"shim/internal/program"},
 	"shim/internal/stdio":   {"shim/internal/program"},
 	"shim/internal/systemd": {"shim/internal/program"},
+	"shim/internal/rpc":     {"shim/internal/api"},
 
 	"shim/internal/container": {
 		"shim/internal/agent", "shim/internal/bootstrap", "shim/internal/cgroup", "shim/internal/compile",

@@ -22,7 +22,10 @@ func number(f reflect.StructField) protowire.Number {
 
 // Marshal encodes the message that m points to. As in proto3, a field that is
 // zero is not there.
-func Marshal(m any) []byte { return appendMessage(nil, reflect.ValueOf(m).Elem()) }
+func Marshal(m any) []byte { return Append(nil, m) }
+
+// Append is Marshal to the end of b.
+func Append(b []byte, m any) []byte { return appendMessage(b, reflect.ValueOf(m).Elem()) }
 
 func appendMessage(b []byte, m reflect.Value) []byte {
 	for i := range m.NumField() {

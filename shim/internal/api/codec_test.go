@@ -12,6 +12,8 @@ import (
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/ttrpc"
+	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -73,6 +75,10 @@ var pairs = []struct {
 	{TaskResumed{}, &events.TaskResumed{}},
 	{ForwardRequest{}, &eventsapi.ForwardRequest{}},
 	{Envelope{}, &types.Envelope{}},
+	{RPCRequest{}, &ttrpc.Request{}},
+	{RPCHeader{}, &ttrpc.KeyValue{}},
+	{RPCResponse{}, &ttrpc.Response{}},
+	{RPCStatus{}, &status.Status{}},
 }
 
 // kinds are what a kind of protobuf is in our messages.

@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
 	"github.com/containerd-mini/mini/shim/internal/api"
@@ -386,9 +385,7 @@ func (s *service) Stats(_ context.Context, r *api.StatsRequest) (*api.StatsRespo
 	if err != nil {
 		return nil, err
 	}
-	data, err := proto.Marshal(m)
-	name := m.ProtoReflect().Descriptor().FullName()
-	return &api.StatsResponse{Stats: &api.Any{TypeURL: string(name), Value: data}}, err
+	return &api.StatsResponse{Stats: &api.Any{TypeURL: "io.containerd.cgroups.v2.Metrics", Value: api.Marshal(m)}}, nil
 }
 
 // ResizePty sets the size of a terminal.

@@ -215,8 +215,7 @@ func buildShim(base string) error {
 	if Runtime() != miniRuntime {
 		return nil
 	}
-	// With the tags of `make build`.
-	args := append([]string{"build", "-tags", "no_grpc", "-o", bin + "/"}, strings.Fields(os.Getenv(envFlags))...)
+	args := append([]string{"build", "-o", bin + "/"}, strings.Fields(os.Getenv(envFlags))...)
 	cmd := exec.Command("go", append(args, "./cmd/"+shimName)...)
 	cmd.Dir = repository()
 	if os.Getenv(envFlags) == "" {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/cgroups/v3/cgroup2/stats"
 	"github.com/containerd/containerd/api/events"
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
@@ -79,6 +80,19 @@ var pairs = []struct {
 	{RPCHeader{}, &ttrpc.KeyValue{}},
 	{RPCResponse{}, &ttrpc.Response{}},
 	{RPCStatus{}, &status.Status{}},
+	{Metrics{}, &stats.Metrics{}},
+	{PSIData{}, &stats.PSIData{}},
+	{PSIStats{}, &stats.PSIStats{}},
+	{PidsStat{}, &stats.PidsStat{}},
+	{CPUStat{}, &stats.CPUStat{}},
+	{MemoryStat{}, &stats.MemoryStat{}},
+	{MemoryEvents{}, &stats.MemoryEvents{}},
+	{RdmaStat{}, &stats.RdmaStat{}},
+	{RdmaEntry{}, &stats.RdmaEntry{}},
+	{IOStat{}, &stats.IOStat{}},
+	{IOEntry{}, &stats.IOEntry{}},
+	{HugeTlbStat{}, &stats.HugeTlbStat{}},
+	{NetworkStat{}, &stats.NetworkStat{}},
 }
 
 // kinds are what a kind of protobuf is in our messages.

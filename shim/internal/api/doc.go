@@ -1,5 +1,5 @@
 // Package api has the messages that containerd and a shim exchange, as plain
-// structs: the task API, its events, the options. A tag gives the number of a
+// structs: the task API, its events, the options, metrics. A tag gives the number of a
 // field on the wire, protobuf.dev/programming-guides/encoding; names are those
 // of containerd's generated types.
 //

@@ -130,7 +130,7 @@ func TestControllers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Memory.GetUsageLimit() != 67108864 || m.Pids.GetLimit() != 20 || m.MemoryEvents == nil {
+	if m.Memory.UsageLimit != 67108864 || m.Pids.Limit != 20 || m.MemoryEvents == nil {
 		t.Errorf("stats %v", m)
 	}
 	kills := make(chan OOMKills, 1)

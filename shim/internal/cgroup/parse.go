@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/cgroups/v3/cgroup2/stats"
+	"github.com/containerd-mini/mini/shim/internal/api"
 )
 
 // The kernel writes these files, so the parsers are lenient: what they do not
@@ -57,10 +57,10 @@ func eachNested(b []byte, line func(name string) func(key, value string)) {
 }
 
 // parsePSI reads cpu.pressure and its like (Documentation/accounting/psi.rst).
-func parsePSI(b []byte) *stats.PSIStats {
-	psi := &stats.PSIStats{}
+func parsePSI(b []byte) *api.PSIStats {
+	psi := &api.PSIStats{}
 	eachNested(b, func(name string) func(key, value string) {
-		d := &stats.PSIData{}
+		d := &api.PSIData{}
 		switch name {
 		case "some":
 			psi.Some = d
@@ -85,7 +85,7 @@ func parsePSI(b []byte) *stats.PSIStats {
 	return psi
 }
 
-func parseIO(b []byte) (entries []*stats.IOEntry) {
+func parseIO(b []byte) (entries []*api.IOEntry) {
 	eachNested(b, func(name string) func(key, value string) {
 		major, minor, _ := strings.Cut(name, ":")
 		maj, ok1 := parseUint(major)
@@ -93,7 +93,7 @@ func parseIO(b []byte) (entries []*stats.IOEntry) {
 		if !ok1 || !ok2 {
 			return nil
 		}
-		e := &stats.IOEntry{Major: maj, Minor: mnr}
+		e := &api.IOEntry{Major: maj, Minor: mnr}
 		entries = append(entries, e)
 		return func(key, value string) {
 			v, _ := parseUint(value)
@@ -112,9 +112,9 @@ func parseIO(b []byte) (entries []*stats.IOEntry) {
 	return entries
 }
 
-func parseRdma(b []byte) (entries []*stats.RdmaEntry) {
+func parseRdma(b []byte) (entries []*api.RdmaEntry) {
 	eachNested(b, func(name string) func(key, value string) {
-		e := &stats.RdmaEntry{Device: name}
+		e := &api.RdmaEntry{Device: name}
 		entries = append(entries, e)
 		return func(key, value string) {
 			// The message has 32 bits where the kernel has an int.
@@ -131,8 +131,8 @@ func parseRdma(b []byte) (entries []*stats.RdmaEntry) {
 	return entries
 }
 
-func parseCPU(b []byte) *stats.CPUStat {
-	c := &stats.CPUStat{}
+func parseCPU(b []byte) *api.CPUStat {
+	c := &api.CPUStat{}
 	eachPair(b, func(key string, v uint64) {
 		switch key {
 		case "usage_usec":
@@ -156,8 +156,8 @@ func parseCPU(b []byte) *stats.CPUStat {
 	return c
 }
 
-func parseMemoryEvents(b []byte) *stats.MemoryEvents {
-	m := &stats.MemoryEvents{}
+func parseMemoryEvents(b []byte) *api.MemoryEvents {
+	m := &api.MemoryEvents{}
 	eachPair(b, func(key string, v uint64) {
 		switch key {
 		case "low":
@@ -179,8 +179,8 @@ func parseMemoryEvents(b []byte) *stats.MemoryEvents {
 
 // parseMemory reads memory.stat. Linux 5.9 split the workingset counters into
 // _anon and _file: the message has the sum.
-func parseMemory(b []byte) *stats.MemoryStat {
-	m := &stats.MemoryStat{}
+func parseMemory(b []byte) *api.MemoryStat {
+	m := &api.MemoryStat{}
 	field := map[string]*uint64{
 		"anon":                   &m.Anon,
 		"file":                   &m.File,

@@ -7,18 +7,19 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/cgroups/v3/cgroup2/stats"
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-mini/mini/shim/internal/api"
 )
 
 // Stats measures the cgroup. A section whose files are not there, for want of
 // the controller, is empty and not nil: that of containerd's own runtime never
 // is, and its clients do not ask (nerdctl stats panics).
-func (g *Group) Stats() (*stats.Metrics, error) {
+func (g *Group) Stats() (*api.Metrics, error) {
 	r := reader{g: g, buf: make([]byte, 0, 4096)}
-	m := &stats.Metrics{
-		Pids: &stats.PidsStat{}, Memory: &stats.MemoryStat{}, MemoryEvents: &stats.MemoryEvents{},
-		Io: &stats.IOStat{}, Rdma: &stats.RdmaStat{},
+	m := &api.Metrics{
+		Pids: &api.PidsStat{}, Memory: &api.MemoryStat{}, MemoryEvents: &api.MemoryEvents{},
+		Io: &api.IOStat{}, Rdma: &api.RdmaStat{},
 	}
 	// cpu.stat is in every cgroup, controller or not: without it there is
 	// no cgroup.
@@ -30,7 +31,7 @@ func (g *Group) Stats() (*stats.Metrics, error) {
 	m.CPU.PSI = r.psi("cpu.pressure")
 
 	if b := r.file("pids.current"); b != nil {
-		m.Pids = &stats.PidsStat{Current: parseSingle(b), Limit: r.single("pids.max")}
+		m.Pids = &api.PidsStat{Current: parseSingle(b), Limit: r.single("pids.max")}
 	}
 	if b := r.file("memory.stat"); b != nil {
 		m.Memory = parseMemory(b)
@@ -50,10 +51,10 @@ func (g *Group) Stats() (*stats.Metrics, error) {
 	}
 	m.Io.PSI = r.psi("io.pressure")
 	if b := r.file("rdma.current"); b != nil {
-		m.Rdma = &stats.RdmaStat{Current: parseRdma(b), Limit: parseRdma(r.file("rdma.max"))}
+		m.Rdma = &api.RdmaStat{Current: parseRdma(b), Limit: parseRdma(r.file("rdma.max"))}
 	}
 	for _, size := range r.hugepages() {
-		h := &stats.HugeTlbStat{
+		h := &api.HugeTlbStat{
 			Pagesize: size,
 			Current:  r.single("hugetlb." + size + ".current"),
 			Max:      r.single("hugetlb." + size + ".max"),
@@ -97,7 +98,7 @@ func (r *reader) file(name string) []byte {
 func (r *reader) single(name string) uint64 { return parseSingle(r.file(name)) }
 
 // psi returns nil where the kernel does not measure pressure.
-func (r *reader) psi(name string) *stats.PSIStats {
+func (r *reader) psi(name string) *api.PSIStats {
 	b := r.file(name)
 	if b == nil {
 		return nil

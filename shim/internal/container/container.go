@@ -10,12 +10,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/cgroups/v3/cgroup2/stats"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
+	"github.com/containerd-mini/mini/shim/internal/api"
 	"github.com/containerd-mini/mini/shim/internal/cgroup"
 	"github.com/containerd-mini/mini/shim/internal/compile"
 	"github.com/containerd-mini/mini/shim/internal/program"
@@ -400,7 +400,7 @@ func (c *Container) ExecID(pid int) string {
 }
 
 // Stats measures the container.
-func (c *Container) Stats() (*stats.Metrics, error) { return c.group.Stats() }
+func (c *Container) Stats() (*api.Metrics, error) { return c.group.Stats() }
 
 // KillAll signals every process of the container.
 func (c *Container) KillAll(sig unix.Signal) error {

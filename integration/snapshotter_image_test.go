@@ -45,7 +45,7 @@ func whiteoutImage(t *testing.T, kind string) string {
 		}
 		layers[i] = tarOf(t, strings.Fields(names), strings.Repeat("x", i+1))
 	}
-	return imageOf(t, layers)
+	return imageOf(t, imageName, layers)
 }
 
 // tarOf makes a layer of files that all hold text.
@@ -71,8 +71,8 @@ func tarOf(t *testing.T, names []string, text string) []byte {
 	return b.Bytes()
 }
 
-// imageOf writes an OCI archive.
-func imageOf(t *testing.T, layers [][]byte) string {
+// imageOf writes an OCI archive of an image.
+func imageOf(t *testing.T, name string, layers [][]byte) string {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -107,7 +107,7 @@ func imageOf(t *testing.T, layers [][]byte) string {
 	manifest.Config = blob(ocispec.MediaTypeImageConfig, encode(config))
 	root := blob(ocispec.MediaTypeImageManifest, encode(manifest))
 	root.Platform = &config.Platform
-	root.Annotations = map[string]string{"io.containerd.image.name": imageName}
+	root.Annotations = map[string]string{"io.containerd.image.name": name}
 	file(ocispec.ImageIndexFile, encode(ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{root},
 	}))

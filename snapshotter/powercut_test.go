@@ -2,10 +2,8 @@ package snapshotter
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -16,18 +14,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/containerd-mini/mini/hack/powercut"
 )
 
-// What a machine that loses its power leaves on its disk. A guest lives deeds of images on a disk whose
-// every write, and every flush of its cache, QEMU logs (blklogwrites). After each deed that was answered
-// the guest writes its number to the disk's last sector, outside the file system. From the log come crash
-// images: all that a flush covered, and of what was written since each write or not, or torn. On each the
-// snapshotter has to find what was answered by then.
+// What a machine that loses its power leaves on its disk, as package powercut says. A guest lives deeds of
+// images; on each crash image the snapshotter has to find what was answered by then.
 
-const (
-	cutSector = 512
-	cutDeeds  = 60
-)
+const cutDeeds = 60
 
 // A cutDisk has a file system, and at its end a sector that says how many deeds are answered.
 type cutDisk struct {
@@ -45,9 +39,6 @@ var cutDisks = []cutDisk{
 	{"btrfs", "btrfs", 128 * mebi, "mkfs.btrfs -q", ""},
 	{"xfs", "xfs", 320 * mebi, "mkfs.xfs -q", ""},
 }
-
-// answered is where the last sector begins.
-func (d cutDisk) answered() uint64 { return uint64(d.size) - cutSector }
 
 // A layerDeed is a deed on a layer, with what is there when it is done.
 type layerDeed struct {
@@ -132,7 +123,7 @@ func (d cutDisk) live(serial string, durable bool) error {
 	if err != nil {
 		return err
 	}
-	sector, err := unix.Mmap(-1, 0, cutSector, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
+	sector, err := unix.Mmap(-1, 0, powercut.Sector, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
 	if err != nil {
 		return err
 	}
@@ -153,7 +144,7 @@ func (d cutDisk) live(serial string, durable bool) error {
 			return fmt.Errorf("%d: %w", i, err)
 		}
 		copy(sector, fmt.Sprintf("done %d\n", i+1))
-		if _, err := disk.WriteAt(sector, int64(d.answered())); err != nil {
+		if _, err := disk.WriteAt(sector, powercut.Answered(d.size)); err != nil {
 			return err
 		}
 		// Somebody else writes, and waits for nothing.
@@ -162,101 +153,6 @@ func (d cutDisk) live(serial string, durable bool) error {
 		}
 	}
 	return nil
-}
-
-// A diskWrite is an entry of the log, whose form is that of dm-log-writes: Documentation/admin-guide/
-// device-mapper/log-writes.rst.
-type diskWrite struct {
-	at, flags uint64
-	data      []byte
-}
-
-const (
-	logFlush   = 1
-	logFUA     = 2
-	logDiscard = 4
-)
-
-func readLog(path string) (all []diskWrite, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var super struct {
-		Magic, Version, Entries uint64
-		SectorSize              uint32
-	}
-	if err := binary.Read(f, binary.LittleEndian, &super); err != nil {
-		return nil, err
-	}
-	if super.Magic != 0x6a736677736872 || super.SectorSize != cutSector {
-		return nil, fmt.Errorf("%s: not a log of writes: %x", path, super)
-	}
-	if _, err := f.Seek(cutSector, io.SeekStart); err != nil {
-		return nil, err
-	}
-	for range super.Entries {
-		header := make([]byte, cutSector)
-		if _, err := io.ReadFull(f, header); err != nil {
-			return nil, err
-		}
-		word := func(i int) uint64 { return binary.LittleEndian.Uint64(header[8*i:]) }
-		w := diskWrite{at: word(0) * cutSector, flags: word(2), data: make([]byte, word(1)*cutSector)}
-		if w.flags&logDiscard == 0 {
-			if _, err := io.ReadFull(f, w.data); err != nil {
-				return nil, err
-			}
-		}
-		all = append(all, w)
-	}
-	return all, nil
-}
-
-// done is the number of deeds that an entry says are answered, 0 if it says nothing.
-func (d cutDisk) done(w diskWrite) (n int) {
-	if w.at == d.answered() && len(w.data) > 0 {
-		_, _ = fmt.Sscanf(string(w.data), "done %d\n", &n)
-	}
-	return n
-}
-
-// crashImage writes the disk as it may be when the power goes after the first k entries, and gives how
-// many deeds were answered by then.
-func (d cutDisk) crashImage(path, base string, log []diskWrite, k int, random *rand.Rand) (done int, err error) {
-	if out, err := exec.Command("cp", "--sparse=always", base, path).CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("cp: %w: %s", err, out)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	flushed := 0
-	for i, w := range log[:k] {
-		if w.flags&logFlush != 0 {
-			flushed = i
-		}
-	}
-	for i, w := range log[:k] {
-		if n := d.done(w); n > 0 {
-			done = n
-			continue
-		}
-		data := w.data
-		if i > flushed && w.flags&logFUA == 0 {
-			switch r := random.IntN(10); {
-			case r < 4:
-				continue
-			case r == 4 && len(data) > cutSector:
-				data = data[:(1+random.IntN(len(data)/cutSector-1))*cutSector]
-			}
-		}
-		if _, err := f.WriteAt(data, int64(w.at)); err != nil {
-			return 0, err
-		}
-	}
-	return done, nil
 }
 
 // MINI_TEST_POWER_CUTS is the number of crash images. MINI_TEST_POWER_CUTS_UNDURABLE=1 shows that the test
@@ -279,14 +175,7 @@ func (d cutDisk) powerCuts(t *testing.T, images int) {
 	}
 	dir := t.TempDir()
 	base, disk, log := dir+"/base", dir+"/disk", dir+"/log"
-	for file, size := range map[string]int64{base: d.size - mebi, log: 1 << 30} {
-		must(t, os.WriteFile(file, nil, 0o600))
-		must(t, os.Truncate(file, size))
-	}
-	if out, err := exec.Command(mkfs[0], append(mkfs[1:], base)...).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	must(t, os.Truncate(base, d.size)) // the end is no part of the file system
+	must(t, powercut.Make(base, disk, log, d.size, mkfs...))
 	at := t.TempDir()
 	if out, err := exec.Command("mount", "-o", "loop,ro", "-t", d.fs, base, at).CombinedOutput(); err != nil {
 		t.Skipf("%s: needs loop devices and %s, to look at what is left: %v: %s", t.Name(), d.fs, err, out)
@@ -294,42 +183,28 @@ func (d cutDisk) powerCuts(t *testing.T, images int) {
 	must(t, unix.Unmount(at, 0))
 	self, err := os.Readlink("/proc/self/exe")
 	must(t, err)
-	for _, command := range [][]string{{"cp", "--sparse=always", base, disk}, {"mkdir", dir + "/in"}, {"cp", self, dir + "/in/test"}} {
+	for _, command := range [][]string{{"mkdir", dir + "/in"}, {"cp", self, dir + "/in/test"}} {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
 	durable := os.Getenv("MINI_TEST_POWER_CUTS_UNDURABLE") == ""
 	run := exec.Command("../hack/vm/run", "-t", "300", "-r", dir+"/in:/in", "-e", envInside+"=1",
-		"-q", "-blockdev driver=blklogwrites,node-name=lw,file.driver=file,file.filename="+disk+
-			",log.driver=file,log.filename="+log+",log-sector-size=512 -device virtio-blk-pci,drive=lw,serial=cut",
+		"-q", powercut.Args("cut", disk, log),
 		"--", "sh", "-c", "cp /in/test /tmp/test && exec /tmp/test cut '"+d.name+"' "+fmt.Sprint(durable))
 	if out, err := run.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	entries, err := readLog(log)
+	entries, err := powercut.ReadLog(log, d.size)
 	must(t, err)
-	first := len(entries)
-	for i := len(entries) - 1; i >= 0; i-- {
-		if d.done(entries[i]) > 0 {
-			first = i + 1
-		}
-	}
-	t.Logf("%d entries, the first deed is answered after %d", len(entries), first)
-	if first >= len(entries) {
-		t.Fatal("nothing was answered")
-	}
-	// Reproducible, and not in step with the deeds.
-	random := rand.New(rand.NewPCG(1, 2))
-	for i := range images {
-		k := first + (len(entries)-first)*(i+1)/images - random.IntN(max(1, (len(entries)-first)/images))
+	random := rand.New(rand.NewPCG(1, 2)) // reproducible
+	cuts, err := entries.Cuts(images, random)
+	must(t, err)
+	for _, k := range cuts {
 		t.Run(fmt.Sprintf("entry %d", k), func(t *testing.T) {
 			image := dir + "/image"
-			done, err := d.crashImage(image, base, entries, k, random)
+			done, err := entries.Image(image, base, k, random)
 			must(t, err)
-			if done == 0 {
-				t.Fatal("nothing was answered")
-			}
 			if fsck := strings.Fields(d.fsck); len(fsck) > 0 {
 				out, err := exec.Command(fsck[0], append(fsck[1:], image)...).CombinedOutput()
 				if exit := new(exec.ExitError); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {

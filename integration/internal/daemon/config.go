@@ -32,8 +32,9 @@ var (
 	}
 )
 
-// config is the containerd configuration for a daemon that keeps all it has in dir.
-func config(dir string, o Options) string {
+// Config is the containerd configuration for a daemon that keeps all it has in dir, or what outlives a boot in
+// the options' Root.
+func Config(dir string, o Options) string {
 	family, version := "2", 3
 	if o.Version == "1.7" {
 		family, version = "1.7", 2
@@ -46,8 +47,12 @@ func config(dir string, o Options) string {
 	for i, plugin := range disabled {
 		quoted[i] = fmt.Sprintf("%q", plugin)
 	}
+	root := o.Root
+	if root == "" {
+		root = dir + "/root"
+	}
 	text := fmt.Sprintf(`version = %d
-root = "%[2]s/root"
+root = %[4]q
 state = "%[2]s/state"
 disabled_plugins = [%[3]s]
 
@@ -62,6 +67,6 @@ level = "debug"
 
 [plugins."io.containerd.internal.v1.opt"]
 path = "%[2]s/opt"
-`, version, dir, strings.Join(quoted, ", "))
+`, version, dir, strings.Join(quoted, ", "), root)
 	return text + "\n" + o.Config
 }

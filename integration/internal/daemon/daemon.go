@@ -24,6 +24,7 @@ type Options struct {
 	CRI     bool   // with the CRI plugin, in a network namespace of its own
 	Network bool   // in a network namespace of its own
 	Config  string // more of config.toml, after what daemon writes
+	Root    string // where an earlier containerd kept what outlives a boot, instead of a place of its own
 }
 
 // A Daemon is a running containerd, and the namespace in it that belongs to one test.
@@ -130,7 +131,7 @@ func open(o Options) (*server, error) {
 	if err := os.Mkdir(s.Dir, 0o711); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(s.Dir+"/config.toml", []byte(config(s.Dir, o)), 0o644); err != nil {
+	if err := os.WriteFile(s.Dir+"/config.toml", []byte(Config(s.Dir, o)), 0o644); err != nil {
 		return nil, err
 	}
 	if o.CRI || o.Network {

@@ -118,7 +118,7 @@ func (d *Daemon) Hide(dirs ...string) {
 
 // sweep takes away by force what a failed test has left, so that the next one begins clean.
 func (d *Daemon) sweep() {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience / 3); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		left := d.left()
 		if len(left) == 0 {
 			return

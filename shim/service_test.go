@@ -3,7 +3,9 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -314,6 +316,24 @@ func TestWaitForUnstarted(t *testing.T) {
 		t.Error(err)
 	}
 	r.remove("x")
+	r.assertClean()
+}
+
+// TestMountPoint: Delete removes the directory that containerd made to mount the root on, and nobody's files.
+func TestMountPoint(t *testing.T) {
+	r := newRig(t)
+	for id, file := range map[string]string{"empty": "", "full": "file"} {
+		q := r.request(id, r.spec("true"))
+		dir := filepath.Join(q.Bundle, "rootfs")
+		r.must(os.MkdirAll(filepath.Join(dir, file), 0o711))
+		if _, err := r.client.Create(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+		r.remove(id)
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) != (file == "") {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
 	r.assertClean()
 }
 

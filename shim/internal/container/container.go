@@ -472,8 +472,15 @@ func (c *Container) Delete() error {
 	if err := c.group.Delete(ctx); err != nil {
 		return err
 	}
-	return errors.Join(c.group.Close(), c.afterEnd())
+	err := errors.Join(c.group.Close(), c.afterEnd())
+	c.removeMountPoint()
+	return err
 }
+
+// removeMountPoint spares containerd 2 to read the host's whole mount table: it made the directory rootfs in the
+// bundle for a shim to mount on, and unmounts what may be there (mount.UnmountRecursive), unless it is gone. What
+// is mounted there, or has anything in it, stays: rmdir(2).
+func (c *Container) removeMountPoint() { _ = unix.Rmdir(filepath.Join(c.cfg.Bundle, "rootfs")) }
 
 // afterEnd runs the hooks that want to know of it, and removes what is in the
 // bundle.

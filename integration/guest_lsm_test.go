@@ -125,6 +125,9 @@ func TestSELinux(t *testing.T) {
 	const label, files = "system_u:system_r:box_t:s0:c1,c2", "system_u:object_r:box_file_t:s0:c1,c2"
 	host := t.TempDir()
 	must(t, os.WriteFile(host+"/file", []byte("of the host\n"), 0o644))
+	for _, name := range []string{host, host + "/file"} {
+		must(t, unix.Setxattr(name, "security.selinux", []byte("system_u:object_r:secret_t:s0"), 0))
+	}
 	labels := specOf(func(s *oci.Spec) {
 		s.Process.SelinuxLabel, s.Linux.MountLabel = label, files
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/host", Type: "bind", Source: host, Options: []string{"rbind"}},
@@ -147,7 +150,7 @@ func TestSELinux(t *testing.T) {
 		}
 		for dir, want := range map[string]string{
 			"": files, "/dev": files, "/dev/shm": files, "/dev/pts": files, "/dev/mqueue": files, "/run": files, "/copy": files,
-			"/other": "system_u:object_r:host_t:s0:c0,c3", "/proc": "system_u:object_r:proc_t:s0", "/host": "system_u:object_r:host_t:s0",
+			"/other": "system_u:object_r:host_t:s0:c0,c3", "/proc": "system_u:object_r:proc_t:s0", "/host": "system_u:object_r:secret_t:s0",
 		} {
 			buf := make([]byte, 256)
 			n, err := unix.Getxattr(fmt.Sprintf("/proc/%d/root%s", task.Pid(), dir), "security.selinux", buf)

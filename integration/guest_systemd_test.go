@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -340,4 +341,29 @@ func TestSystemdWithoutBus(t *testing.T) {
 	must(t, task.Kill(d.Context(), syscall.SIGKILL))
 	end(t, d, task)
 	goneUnit(t, name, "/system.slice/"+name)
+}
+
+// Without a cgroup namespace a container in a scope is shown its own part of the hierarchy, or all of it where
+// that is what its spec binds; it stays there when systemd has taken the scope over.
+func TestSystemdCgroupMounts(t *testing.T) {
+	needsSystemd(t)
+	d := shared(t, "2.4")
+	for id, m := range map[string]specs.Mount{
+		"part":  {Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
+		"whole": {Destination: "/sys/fs/cgroup", Type: "bind", Source: "/sys/fs/cgroup", Options: []string{"rbind", "ro"}},
+	} {
+		path, name := unit(d, "system.slice", id)
+		task := start(t, d, id, path, sleeper(), specOf(func(s *oci.Spec) {
+			s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/sys/fs/cgroup" })
+			s.Mounts = append(s.Mounts, m)
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+		}))
+		dir := map[string]string{"part": "/sys/fs/cgroup", "whole": "/sys/fs/cgroup/system.slice/" + name}[id]
+		// The shell is in there, too.
+		status, out := command(t, d, task, "look", "", "sh", "-c", "cat /proc/self/cgroup; wc -l <"+dir+"/cgroup.procs; echo 1 >"+dir+"/pids.max")
+		want := "0::/system.slice/" + name + "\n3\nsh: can't create " + dir + "/pids.max: Read-only file system\n"
+		if status == 0 || out != want {
+			t.Errorf("%s: status %d: %q, want %q", id, status, out, want)
+		}
+	}
 }

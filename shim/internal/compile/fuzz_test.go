@@ -3,6 +3,7 @@ package compile
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -28,6 +29,11 @@ func FuzzContainer(f *testing.F) {
 			}
 		}
 	}
+	whole, err := os.ReadFile("testdata/whole.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var spec specs.Spec
 		if err := json.Unmarshal(in, &spec); err != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/api/types"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
@@ -104,7 +105,8 @@ func TestMountPoints(t *testing.T) {
 // TestMountPointsNowhere: a symlink to what is not there yet leads there afterwards,
 // inside the root, in whatever file system the way is.
 func TestMountPointsNowhere(t *testing.T) {
-	for _, user := range []bool{false, true} {
+	for _, how := range []string{"plain", "user namespace", "hooks", "shared pid namespace"} {
+		user := how == "user namespace"
 		r := newRig(t)
 		r.applets("ls", "stat")
 		root := filepath.Join(r.dir, "rootfs")
@@ -131,8 +133,21 @@ func TestMountPointsNowhere(t *testing.T) {
 		// The mount point itself.
 		r.must(os.Symlink("var/nine/ten", filepath.Join(root, "direct")))
 		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/direct", Type: "bind", Source: filepath.Join(root, "bin"), Options: []string{"rbind"}})
-		if user {
+		var rootfs []*types.Mount
+		switch how {
+		case "user namespace":
 			mapped(spec)
+		case "hooks": // they want the root where the spec says, and a gate
+			spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}}
+			rootfs = []*types.Mount{{Type: "bind", Source: root, Options: []string{"rbind"}}}
+			spec.Root.Path = filepath.Join(r.dir, "shown")
+			r.must(os.Mkdir(spec.Root.Path, 0o755))
+		case "shared pid namespace":
+			for i := range spec.Linux.Namespaces {
+				if ns := &spec.Linux.Namespaces[i]; ns.Type == specs.PIDNamespace {
+					ns.Path = "/proc/self/ns/pid"
+				}
+			}
 		}
 		want := strings.Repeat("source\n", 9) + "/five\n"
 		// The file is the source, whose owner is nobody's in there.
@@ -140,8 +155,8 @@ func TestMountPointsNowhere(t *testing.T) {
 		if user {
 			owners = strings.ReplaceAll(owners, "0 0 644", "65534 65534 644")
 		}
-		if got := r.output("x", spec); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, owners) || !strings.Contains(got, "busybox\n") {
-			t.Errorf("user namespace %t: %s", user, got)
+		if got := r.output("x", spec, rootfs...); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, owners) || !strings.Contains(got, "busybox\n") {
+			t.Errorf("%s: %s", how, got)
 		}
 		r.assertClean()
 
@@ -151,7 +166,9 @@ func TestMountPointsNowhere(t *testing.T) {
 		}
 		for dest, why := range map[string]string{"/loop1/x": loop, "/ring": loop, "/self/x": loop, "/notdir/x": "not a directory", "/proc/nothing/x": notThere} {
 			spec.Mounts = append(spec.Mounts[:1], file(dest))
-			_, err := r.client.Create(t.Context(), r.request("y", spec))
+			req := r.request("y", spec)
+			req.Rootfs = rootfs
+			_, err := r.client.Create(t.Context(), req)
 			if err == nil || !strings.Contains(status.Convert(err).Message(), "mount point "+dest+": ") || !strings.HasSuffix(status.Convert(err).Message(), why) {
 				t.Errorf("%s: %v, want %q", dest, err, why)
 			}

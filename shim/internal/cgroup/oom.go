@@ -60,6 +60,31 @@ func (j *oomJudge) see(c oomCounts, now time.Time) {
 // OOMKills counts since Create; none where there is no memory controller.
 func (g *Group) OOMKills() (OOMKills, error) { return g.oom.count(g.readOOM) }
 
+// OOMKillsAtEnd counts when the first process has ended, by SIGKILL or not. A
+// scope of systemd's may be gone by then, and its counts with it: if one reached its
+// own limit a moment before, and was killed, then that was why.
+func (g *Group) OOMKillsAtEnd(killed bool) (OOMKills, error) {
+	said, err := g.OOMKills()
+	if err != nil || !killed {
+		return said, err
+	}
+	return g.oom.end(g.readOOM)
+}
+
+func (j *oomJudge) end(read func() (oomCounts, error)) (OOMKills, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.last <= j.judged.oom || time.Since(j.changed) > killFollows {
+		return j.said, nil
+	}
+	c, err := read()
+	if err == nil && c.oom < j.last { // counts only grow: it is gone
+		j.said.Own++
+		j.judged.oom = j.last
+	}
+	return j.said, err
+}
+
 func (j *oomJudge) count(read func() (oomCounts, error)) (OOMKills, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -72,6 +72,41 @@ func TestOOMGone(t *testing.T) {
 	}
 }
 
+// TestOOMGoneAtEnd: of a cgroup that went with the last process the kill may not have
+// been seen, but what led to it.
+func TestOOMGoneAtEnd(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		looks   []oomCounts
+		changed time.Duration
+		want    OOMKills
+	}{
+		{"an oom was seen", []oomCounts{{1, 0}, {}}, 0, OOMKills{Own: 1}},
+		{"and its kill", []oomCounts{{1, 1}, {}}, 0, OOMKills{Own: 1}},
+		{"that was long ago", []oomCounts{{1, 0}, {}}, time.Hour, OOMKills{}},
+		{"none was seen", []oomCounts{{}, {}}, 0, OOMKills{}},
+		{"it is still there", []oomCounts{{1, 0}, {1, 0}}, 0, OOMKills{}},
+	} {
+		var j oomJudge
+		look := func() (oomCounts, error) {
+			l := c.looks[0]
+			if len(c.looks) > 1 {
+				c.looks = c.looks[1:]
+			}
+			return l, nil
+		}
+		if _, err := j.count(look); err != nil {
+			t.Fatal(err)
+		}
+		j.changed = j.changed.Add(-c.changed)
+		for range 2 { // once is enough
+			if got, err := j.end(look); err != nil || got != c.want {
+				t.Errorf("%s: %+v, %v; want %+v", c.name, got, err, c.want)
+			}
+		}
+	}
+}
+
 // newLimited makes a cgroup that may use some memory, and no swap; 0 is no limit.
 func newLimited(t *testing.T, limit int, elem ...string) *Group {
 	t.Helper()

@@ -560,9 +560,9 @@ func (c *Container) sawOOM(kills cgroup.OOMKills) {
 }
 
 // checkOOM counts OOM kills before an exit is reported, as the watch may come
-// later than the exit.
-func (c *Container) checkOOM() {
-	if kills, err := c.group.OOMKills(); err == nil {
+// later than the exit. killed says that it is the first process's, by SIGKILL.
+func (c *Container) checkOOM(killed bool) {
+	if kills, err := c.group.OOMKillsAtEnd(killed); err == nil {
 		c.sawOOM(kills)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,36 +18,11 @@ func (r *run) measureFloor() (err error) {
 	c := contender{name: "floor"}
 	s := r.table.section("The kernel's own: cgroup, six namespaces, proc, pivot_root, execve, wait, in C", "ms")
 	s.names = []string{c.name}
-	made, err := r.client.NewContainer(r.ctx, r.id(c), containerd.WithSnapshotter(snapshotter),
-		containerd.WithNewSnapshot(r.id(c), r.image), containerd.WithNewSpec())
+	rootfs, remove, err := r.mounted()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if e := made.Delete(r.ctx, containerd.WithSnapshotCleanup); err == nil {
-			err = e
-		}
-	}()
-	info, err := made.Info(r.ctx)
-	if err != nil {
-		return err
-	}
-	mounts, err := r.client.SnapshotService(snapshotter).Mounts(r.ctx, info.SnapshotKey)
-	if err != nil {
-		return err
-	}
-	rootfs := filepath.Join(r.dir, "floor")
-	if err := os.MkdirAll(rootfs, 0o755); err != nil {
-		return err
-	}
-	if err := mount.All(mounts, rootfs); err != nil {
-		return err
-	}
-	defer func() {
-		if e := mount.UnmountAll(rootfs, 0); err == nil {
-			err = e
-		}
-	}()
+	defer func() { err = errors.Join(err, remove()) }()
 	if err := os.MkdirAll(rootfs+"/proc", 0o755); err != nil {
 		return err
 	}
@@ -68,4 +44,38 @@ func (r *run) measureFloor() (err error) {
 		}
 	}
 	return nil
+}
+
+// mounted is the image, mounted where a container's would be, without a container.
+func (r *run) mounted() (rootfs string, remove func() error, err error) {
+	c := contender{name: "floor"}
+	made, err := r.client.NewContainer(r.ctx, r.id(c), containerd.WithSnapshotter(snapshotter),
+		containerd.WithNewSnapshot(r.id(c), r.image), containerd.WithNewSpec())
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() error { return made.Delete(r.ctx, containerd.WithSnapshotCleanup) }
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, remove())
+		}
+	}()
+	info, err := made.Info(r.ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	mounts, err := r.client.SnapshotService(snapshotter).Mounts(r.ctx, info.SnapshotKey)
+	if err != nil {
+		return "", nil, err
+	}
+	rootfs = filepath.Join(r.dir, "floor")
+	if err := os.MkdirAll(rootfs, 0o755); err != nil {
+		return "", nil, err
+	}
+	if err := mount.All(mounts, rootfs); err != nil {
+		return "", nil, err
+	}
+	record := remove
+	remove = func() error { return errors.Join(mount.UnmountAll(rootfs, 0), record()) }
+	return rootfs, remove, nil
 }

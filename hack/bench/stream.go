@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,29 +14,107 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"golang.org/x/sys/unix"
 )
 
-// measureStreams has a container write as fast as it can, to a FIFO and to a terminal, and somebody read.
-func (r *run) measureStreams() error {
+// measureStreams has a container write as fast as it can, to a FIFO and to a terminal, and somebody read. The
+// floor has no shim between the two: what can be had on this machine.
+func (r *run) measureStreams() (err error) {
+	rootfs, remove, err := r.mounted()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	floor := contender{name: "floor"}
 	for _, way := range []struct {
-		name string
-		mib  int
-		opts []oci.SpecOpts
-		with []cio.Opt
+		name   string
+		mib    int
+		opts   []oci.SpecOpts
+		with   []cio.Opt
+		direct func() (writer, reader *os.File, err error)
 	}{
-		{"to its stdout, a FIFO", r.stream, nil, nil},
-		{"to its terminal", r.stream / 8, []oci.SpecOpts{oci.WithTTY}, []cio.Opt{cio.WithTerminal}},
+		{"to its stdout, a FIFO", r.stream, nil, nil, r.directFIFO},
+		{"to its terminal", r.stream / 8, []oci.SpecOpts{oci.WithTTY}, []cio.Opt{cio.WithTerminal}, directTerminal},
 	} {
 		rate := r.table.section(fmt.Sprintf("A container writes %d MiB %s", way.mib, way.name), "MiB per second")
 		rate.more = true
+		rate.names = append(names(r.real()), floor.name)
 		cost := r.table.section(fmt.Sprintf("CPU of the shim for %d MiB %s", way.mib, way.name), "ms")
-		err := r.turns(r.real(), func(c contender) error {
+		cost.names = names(r.real())
+		err := r.turns(append(r.real(), floor), func(c contender) error {
+			if c.name == floor.name {
+				writer, reader, err := way.direct()
+				if err != nil {
+					return err
+				}
+				return pourDirect(rate, c, way.mib, filepath.Join(rootfs, "bin/busybox"), writer, reader)
+			}
 			return r.pour(rate, cost, c, way.mib, way.opts, way.with)
 		})
 		if err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// directFIFO is a FIFO, as wide as a shim's own may be.
+func (r *run) directFIFO() (writer, reader *os.File, err error) {
+	path := filepath.Join(r.dir, "direct")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		return nil, nil, fmt.Errorf("mkfifo: %w", err)
+	}
+	defer os.Remove(path)
+	fds := [2]int{}
+	for i, mode := range []int{unix.O_RDONLY | unix.O_NONBLOCK, unix.O_WRONLY} {
+		if fds[i], err = unix.Open(path, mode|unix.O_CLOEXEC, 0); err != nil {
+			return nil, nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, 256<<10)
+	return os.NewFile(uintptr(fds[1]), path), os.NewFile(uintptr(fds[0]), path), nil
+}
+
+// directTerminal is a terminal: pts(4).
+func directTerminal() (writer, reader *os.File, err error) {
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("/dev/ptmx: %w", err)
+	}
+	reader = os.NewFile(uintptr(fd), "/dev/ptmx")
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		return nil, nil, fmt.Errorf("unlock a terminal: %w", err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		return nil, nil, fmt.Errorf("number of a terminal: %w", err)
+	}
+	writer, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	return writer, reader, err
+}
+
+// pourDirect has nobody between the writer and the client, which reads as containerd's does: 32 kB at a time.
+func pourDirect(rate *section, c contender, mib int, busybox string, writer, reader *os.File) error {
+	defer reader.Close()
+	cmd := exec.Command(busybox, "dd", "if=/dev/zero", "bs=65536", "count="+strconv.Itoa(mib*16))
+	cmd.Stdout = writer
+	begun := time.Now()
+	err := cmd.Start()
+	writer.Close()
+	if err != nil {
+		return err
+	}
+	var got counter
+	// A terminal without a writer is an error: pty(7).
+	_, _ = io.CopyBuffer(&got, struct{ io.Reader }{reader}, make([]byte, 32<<10))
+	took := time.Since(begun).Seconds()
+	if err := cmd.Wait(); err != nil {
+		return err
+	}
+	if want := int64(mib) << 20; got.n.Load() < want {
+		return fmt.Errorf("%d of %d bytes arrived", got.n.Load(), want)
+	}
+	rate.add("through the shim", c, float64(mib)/took)
 	return nil
 }
 

@@ -4,9 +4,10 @@
 //
 // # Theory of operation
 //
-// The process never gets a FIFO, a file of the host or a descriptor of the shim. It gets blocking
-// pipes (or a terminal of its own), and a pump, one goroutine for each stream, copies between
-// those and the other side:
+// The process never gets a FIFO, a file of the host or a descriptor of the shim: with a descriptor
+// of a file below the host's /run comes its mount (open_by_handle_at(2)) and its path
+// (/proc/self/fd), and O_NONBLOCK is shared. It gets blocking pipes (or a terminal of its own), and
+// a pump, one goroutine for each stream, copies between those and the other side:
 //
 //	client --FIFO--> [stdin pump] --pipe--> 0  process  1 --pipe--> [stdout pump] --FIFO--> client
 //
@@ -19,7 +20,8 @@
 // PIPE_BUF_FLAG_CAN_MERGE), so a FIFO fed line by line by splice would be full after 16 lines and
 // not after 64 KiB. Therefore a pump reads and writes; when a read fills its buffer it goes over
 // to splice, and back when a splice moves less than 16 KiB. The first time it does so it enlarges
-// both pipes to 256 KiB, for what was 64 between two wakeups. The buffer is taken from a pool when
+// both pipes to 256 KiB, for what was 64 between two wakeups, and when the FIFO is full it lets the
+// reader read for a moment before it waits to be woken. The buffer is taken from a pool when
 // there is something to read and goes back before the pump waits for more.
 //
 // Where stdout and stderr name the same FIFO or file, the process gets one pipe for both: what it

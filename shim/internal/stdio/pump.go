@@ -181,6 +181,9 @@ func (p *pump) wait() state {
 
 // waitWrite waits for the destination.
 func (p *pump) waitWrite() state {
+	if p.bulk {
+		nap()
+	}
 	if err := p.dst.raw.Write(p.onWrite); err != nil {
 		if p.stop.Load() != stopNow {
 			p.fail("write", err)
@@ -188,6 +191,13 @@ func (p *pump) waitWrite() state {
 		return over
 	}
 	return p.st
+}
+
+// nap lets a reader of much read on: it empties one page after the other, and the kernel would wake us for the
+// first. Too short for a timer of Go's, see awaitReader.
+func nap() {
+	ts := unix.NsecToTimespec(int64(20 * time.Microsecond))
+	_ = unix.Nanosleep(&ts, nil)
 }
 
 // pause is a sleep that stopNow ends, with false.

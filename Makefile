@@ -4,7 +4,8 @@
 # make install    the binaries into PREFIX/bin; DESTDIR is honoured
 # make vm-test    tests in a guest of its own, whose cgroups have every controller; MINI_VM_KERNEL=bookworm: on Linux 6.1
 # make vm-shell   a shell in that guest
-# make kubelet-test  a pod under a kubelet, which takes some minutes to build the first time
+# make kubelet-test  a pod under a kubelet, which takes some minutes to build the first time; VM=yes: in the guest, with
+#                 limits, by the kubelet's cgroupfs driver and then by its systemd driver
 # make uninstall, lint, bench, fuzz, proto, clean
 
 PREFIX  ?= /usr/local
@@ -44,7 +45,12 @@ vm-test:
 	hack/vm/test
 
 kubelet-test:
+ifeq ($(VM),)
 	MINI_TEST_KUBELET=yes $(GO) test -count=1 -v -run TestKubelet ./integration
+else
+	MINI_VM_TEST_ENV=MINI_TEST_KUBELET=yes hack/vm/test -p integration '^TestKubelet'
+	MINI_VM_TEST_ENV=MINI_TEST_KUBELET=yes hack/vm/test -s '^TestKubelet'
+endif
 
 vm-shell:
 	hack/vm/run

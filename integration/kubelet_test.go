@@ -11,12 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/containerd-mini/mini/integration/internal/daemon"
 )
@@ -26,12 +28,14 @@ import (
 type node struct {
 	t      *testing.T
 	d      *daemon.Daemon
+	cri    cri.RuntimeServiceClient
 	dir    string // manifests, logs, log of the kubelet
 	binary string
 	cmd    *exec.Cmd
 	exited chan struct{}
 	api    *http.Client
-	qos    bool
+	driver string // of cgroups
+	qos    bool   // pods have cgroups of their own, by what they ask for
 }
 
 // startNode starts a kubelet on a containerd whose only runtime is mini, and whose snapshotter is.
@@ -43,6 +47,13 @@ func startNode(t *testing.T) *node {
 	tools := client(t, "kubelet")
 	s := newService(t)
 	more := s.dropIn("2.4") + "\n[plugins.\"io.containerd.cri.v1.images\"]\nsnapshotter = \"mini\"\n"
+	driver := "cgroupfs"
+	if _, err := os.Stat("/run/systemd/system"); err == nil && os.Getenv("MINI_TEST_GUEST") != "" {
+		// containerd tells the kubelet what the handler of runc says, which is there unless it is taken away.
+		driver = "systemd"
+		more += "[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n" +
+			"[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.runc.options]\nSystemdCgroup = true\n"
+	}
 	c := startCRI(t, "2.4", more)
 	s.daemon = c.d
 	s.serve()
@@ -53,8 +64,12 @@ func startNode(t *testing.T) *node {
 		c.d.Ctr("-n", "k8s.io", "images", "import", "--snapshotter", "mini", path)
 	}
 	c.d.Hide("/var/lib/kubelet", "/var/log/containers")
-	// With every controller the pods have cgroups as on any node; else all are in one.
-	n := &node{t: t, d: c.d, dir: t.TempDir(), binary: tools + "/kubelet", qos: hasController("memory") && hasController("cpu")}
+	// In the guest, which has every controller, the pods have cgroups as on any node; else all are in one.
+	n := &node{
+		t: t, d: c.d, cri: c.runtime, dir: t.TempDir(), binary: tools + "/kubelet", driver: driver,
+		qos: os.Getenv("MINI_TEST_GUEST") != "" && hasController("memory"),
+	}
+	t.Cleanup(n.removeCgroups)
 	n.api = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // of the kubelet that was made here a moment ago
 		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
@@ -69,7 +84,42 @@ func startNode(t *testing.T) *node {
 	return n
 }
 
+// removeCgroups takes away what the kubelet leaves to the next one: the cgroups above those of pods.
+func (n *node) removeCgroups() {
+	if !n.qos {
+		return
+	}
+	if n.driver == "systemd" {
+		systemctl(n.t, "stop", "kubepods.slice")
+		return
+	}
+	for _, dir := range []string{"besteffort", "burstable", ""} {
+		if err := os.Remove(filepath.Join("/sys/fs/cgroup/kubepods", dir)); err != nil {
+			n.t.Error(err)
+		}
+	}
+}
+
+// pods are the cgroups of pods.
+func (n *node) pods() []string {
+	var all []string
+	for _, pattern := range []string{"/sys/fs/cgroup/kubepods*/*pod*", "/sys/fs/cgroup/kubepods*/*/*pod*"} {
+		found, _ := filepath.Glob(pattern)
+		for _, dir := range found {
+			if info, err := os.Stat(dir); err == nil && info.IsDir() && strings.Contains(filepath.Base(dir), "pod") &&
+				!slices.Contains([]string{"kubepods-besteffort.slice", "kubepods-burstable.slice"}, filepath.Base(dir)) {
+				all = append(all, dir)
+			}
+		}
+	}
+	return all
+}
+
 func (n *node) config() string {
+	root := "/" + n.d.Namespace
+	if n.qos {
+		root = "/"
+	}
 	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix://%[1]s
@@ -79,8 +129,8 @@ podLogsDir: %[2]s/pods
 address: 127.0.0.1
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
-cgroupDriver: cgroupfs
-cgroupRoot: /%[3]s
+cgroupDriver: %[5]s
+cgroupRoot: %[3]s
 cgroupsPerQOS: %[4]t
 enforceNodeAllocatable: []
 failSwapOn: false
@@ -89,7 +139,7 @@ evictionHard: {"memory.available": "0%%", "nodefs.available": "0%%", "imagefs.av
 imageGCHighThresholdPercent: 100
 syncFrequency: 5s
 fileCheckFrequency: 1s
-`, n.d.Socket(), n.dir, n.d.Namespace, n.qos)
+`, n.d.Socket(), n.dir, root, n.qos, n.driver)
 }
 
 // start starts the kubelet and waits until it says that it is well.
@@ -150,12 +200,12 @@ func (n *node) get(url string) (string, error) {
 // eventually waits as long as a slow machine may need for a pod.
 func (n *node) eventually(what string, ok func() bool) {
 	n.t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(4 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if ok() {
 			return
 		}
 	}
-	n.t.Fatalf("not within two minutes: %s\n%s", what, n.logTail())
+	n.t.Fatalf("not within four minutes: %s\n%s", what, n.logTail())
 }
 
 func (n *node) logTail() string {
@@ -207,6 +257,30 @@ func (n *node) pod(name string) (podStatus, bool) {
 	return podStatus{}, false
 }
 
+// container is what the kubelet says of a container of a static pod.
+func (n *node) container(pod, name string) (c containerStatus) {
+	n.t.Helper()
+	p, _ := n.pod(pod)
+	for _, c := range p.ContainerStatuses {
+		if c.Name == name {
+			return c
+		}
+	}
+	return c
+}
+
+// remove takes a static pod away, and waits until nothing is left of it.
+func (n *node) remove(name string) {
+	n.t.Helper()
+	must(n.t, os.Remove(filepath.Join(n.dir, "manifests", name+".yaml")))
+	n.eventually("no shim is left", func() bool { return n.d.Shims() == 0 })
+	n.eventually("the pod is gone", func() bool {
+		_, found := n.pod(name)
+		return !found
+	})
+	n.eventually("its cgroup is gone", func() bool { return len(n.pods()) == 0 })
+}
+
 // apply puts a manifest where the kubelet finds it, at once and whole.
 func (n *node) apply(name, manifest string) {
 	n.t.Helper()
@@ -243,17 +317,9 @@ spec:
     image: `+daemon.Busybox+`
     imagePullPolicy: Never
     command: [sh, -c, "trap 'exit 9' TERM; sleep 5; touch /sick; while :; do sleep 0.05; done"]
-    livenessProbe: {exec: {command: [test, "!", -e, /sick]}, periodSeconds: 1, failureThreshold: 1}
+    livenessProbe: {exec: {command: [test, "!", -e, /sick]}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 1}
 `)
-	status := func(name string) (c containerStatus) {
-		p, _ := n.pod("pod")
-		for _, c := range p.ContainerStatuses {
-			if c.Name == name {
-				return c
-			}
-		}
-		return c
-	}
+	status := func(name string) containerStatus { return n.container("pod", name) }
 	n.eventually("one runs", func() bool { return status("one").State.Running != nil })
 	n.eventually("its log is there", func() bool {
 		logs, _ := filepath.Glob(n.dir + "/pods/*/one/0.log")
@@ -277,13 +343,126 @@ spec:
 		t.Errorf("one was started again: %+v", c)
 	}
 
-	must(t, os.Remove(n.dir+"/manifests/pod.yaml"))
-	n.eventually("no shim is left", func() bool { return n.d.Shims() == 0 })
-	n.eventually("the pod is gone", func() bool {
-		_, found := n.pod("pod")
-		return !found
-	})
+	n.remove("pod")
 	if text, err := os.ReadFile(seen + "/stop"); err != nil || string(text) != "stopping\n" {
 		t.Errorf("the preStop hook: %q, %v", text, err)
 	}
+}
+
+// What a pod asks for is in its cgroup and in those of its containers; one that takes more memory than it may is
+// killed whole, said to be, and started again; and what the others use is what is told of them.
+func TestKubeletLimits(t *testing.T) {
+	n := startNode(t)
+	if !n.qos {
+		t.Skipf("%s: the cgroups of pods are tried in the guest: make kubelet-test VM=yes", t.Name())
+	}
+	crictl := client(t, "crictl") + "/crictl"
+	n.apply("limits", `apiVersion: v1
+kind: Pod
+metadata: {name: limits, namespace: default}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: eats
+    image: `+daemon.Busybox+`
+    imagePullPolicy: Never
+    command: [sh, -c, "dd if=/dev/zero of=/dev/null bs=64M count=1; sleep 1000"]
+    resources: {requests: {cpu: 100m, memory: 16Mi}, limits: {cpu: 500m, memory: 32Mi}}
+  - name: holds
+    image: `+daemon.Busybox+`
+    imagePullPolicy: Never
+    command: [sh, -c, "dd if=/dev/zero bs=24M count=1 | sleep 1000"]
+    resources: {limits: {cpu: 250m, memory: 64Mi}}
+`)
+	n.eventually("holds runs", func() bool { return n.container("limits", "holds").State.Running != nil })
+	id, pid := n.process("holds")
+	dir := "/sys/fs/cgroup" + strings.TrimPrefix(read(t, "/proc", pid, "cgroup"), "0::")
+	t.Logf("driver %s: %s", n.driver, dir)
+	pod := filepath.Dir(dir)
+	if want := map[string]string{"cgroupfs": "/kubepods/burstable/pod", "systemd": "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod"}[n.driver]; !strings.HasPrefix(pod, "/sys/fs/cgroup"+want) {
+		t.Errorf("the pod's cgroup is %s", pod)
+	}
+	for file, want := range map[string]string{
+		dir + "/memory.max": "67108864", dir + "/cpu.max": "25000 100000", dir + "/memory.oom.group": "1",
+		pod + "/memory.max": "100663296", pod + "/cpu.max": "75000 100000",
+	} {
+		if got := read(t, file); got != want {
+			t.Errorf("%s is %s, want %s", file, got, want)
+		}
+	}
+
+	var c containerStatus
+	n.eventually("eats was killed, and started again", func() bool {
+		c = n.container("limits", "eats")
+		return c.RestartCount > 0
+	})
+	ended := c.LastState.Terminated
+	if ended == nil {
+		ended = c.State.Terminated
+	}
+	if ended == nil || ended.Reason != "OOMKilled" || ended.ExitCode != 137 {
+		t.Errorf("eats: %+v, want OOMKilled, 137", c)
+	}
+	if c := n.container("limits", "holds"); c.RestartCount != 0 || c.State.Running == nil {
+		t.Errorf("holds suffers: %+v", c)
+	}
+
+	out, err := exec.Command(crictl, "--runtime-endpoint", "unix://"+n.d.Socket(), "--timeout", "120s", "stats", "-o", "json", id).Output()
+	must(t, err)
+	var stats struct {
+		Stats []struct {
+			Memory struct {
+				RSSBytes struct {
+					Value int64 `json:",string"`
+				}
+			}
+		}
+	}
+	must(t, json.Unmarshal(out, &stats))
+	if len(stats.Stats) != 1 || stats.Stats[0].Memory.RSSBytes.Value < 24*mebi || stats.Stats[0].Memory.RSSBytes.Value > 26*mebi {
+		t.Errorf("crictl stats of one that holds 24 MiB: %s", out)
+	}
+	n.eventually("the kubelet says how much holds uses", func() bool {
+		text, err := n.get("https://127.0.0.1:10250/stats/summary")
+		if err != nil {
+			return false
+		}
+		var summary struct {
+			Pods []struct {
+				Containers []struct {
+					Name   string
+					Memory struct{ RSSBytes, WorkingSetBytes int64 }
+				}
+			}
+		}
+		must(t, json.Unmarshal([]byte(text), &summary))
+		for _, p := range summary.Pods {
+			for _, c := range p.Containers {
+				if c.Name == "holds" && c.Memory.WorkingSetBytes >= 24*mebi && c.Memory.WorkingSetBytes < 40*mebi {
+					return true
+				}
+			}
+		}
+		return false
+	})
+	n.remove("limits")
+}
+
+// process is the id of a running container, and the number of its first process.
+func (n *node) process(name string) (id, pid string) {
+	n.t.Helper()
+	ctx := n.d.Context()
+	list, err := n.cri.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{
+		State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING},
+	}})
+	must(n.t, err)
+	for _, c := range list.Containers {
+		if c.Metadata.Name == name {
+			reply, err := n.cri.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: c.Id, Verbose: true})
+			must(n.t, err)
+			return c.Id, between(reply.Info["info"], `"pid":`, ",")
+		}
+	}
+	n.t.Fatalf("%s does not run", name)
+	return "", ""
 }

@@ -189,7 +189,7 @@ func (d cutDisk) powerCuts(t *testing.T, images int) {
 		}
 	}
 	durable := os.Getenv("MINI_TEST_POWER_CUTS_UNDURABLE") == ""
-	run := exec.Command("../hack/vm/run", "-t", "300", "-r", dir+"/in:/in", "-e", envInside+"=1",
+	run := exec.Command("../hack/vm/run", "-t", "900", "-r", dir+"/in:/in", "-e", envInside+"=1",
 		"-q", powercut.Args("cut", disk, log),
 		"--", "sh", "-c", "cp /in/test /tmp/test && exec /tmp/test cut '"+d.name+"' "+fmt.Sprint(durable))
 	if out, err := run.CombinedOutput(); err != nil {

@@ -60,29 +60,36 @@ func (j *oomJudge) see(c oomCounts, now time.Time) {
 // OOMKills counts since Create; none where there is no memory controller.
 func (g *Group) OOMKills() (OOMKills, error) { return g.oom.count(g.readOOM) }
 
-// OOMKillsAtEnd counts when the first process has ended, by SIGKILL or not. A
-// scope of systemd's may be gone by then, and its counts with it: if one reached its
-// own limit a moment before, and was killed, then that was why.
-func (g *Group) OOMKillsAtEnd(killed bool) (OOMKills, error) {
+// OOMKillsAtEnd counts when the first process has ended, pid where SIGKILL ended
+// it, otherwise 0. systemd removes the cgroup of a scope as soon as it is empty, and
+// what was counted with it: then the kernel's log knows, or what was seen before.
+func (g *Group) OOMKillsAtEnd(pid int) (OOMKills, error) {
 	said, err := g.OOMKills()
-	if err != nil || !killed {
+	if err != nil || pid == 0 || said != (OOMKills{}) {
 		return said, err
 	}
-	return g.oom.end(g.readOOM)
+	if _, err := g.read("cgroup.events", nil); !gone(err) {
+		return said, nil
+	}
+	if kills := loggedOOM(pid, g.path); kills != (OOMKills{}) {
+		g.oom.mu.Lock()
+		defer g.oom.mu.Unlock()
+		g.oom.said = kills
+		return kills, nil
+	}
+	return g.oom.end(), nil
 }
 
-func (j *oomJudge) end(read func() (oomCounts, error)) (OOMKills, error) {
+// end judges an oom whose kill was not seen: if the cgroup reached its own limit a
+// moment before, that was why.
+func (j *oomJudge) end() OOMKills {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.last <= j.judged.oom || time.Since(j.changed) > killFollows {
-		return j.said, nil
-	}
-	c, err := read()
-	if err == nil && c.oom < j.last { // counts only grow: it is gone
+	if j.last > j.judged.oom && time.Since(j.changed) < killFollows {
 		j.said.Own++
 		j.judged.oom = j.last
 	}
-	return j.said, err
+	return j.said
 }
 
 func (j *oomJudge) count(read func() (oomCounts, error)) (OOMKills, error) {

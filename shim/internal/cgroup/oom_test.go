@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -77,32 +78,49 @@ func TestOOMGone(t *testing.T) {
 func TestOOMGoneAtEnd(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		looks   []oomCounts
+		look    oomCounts
 		changed time.Duration
 		want    OOMKills
 	}{
-		{"an oom was seen", []oomCounts{{1, 0}, {}}, 0, OOMKills{Own: 1}},
-		{"and its kill", []oomCounts{{1, 1}, {}}, 0, OOMKills{Own: 1}},
-		{"that was long ago", []oomCounts{{1, 0}, {}}, time.Hour, OOMKills{}},
-		{"none was seen", []oomCounts{{}, {}}, 0, OOMKills{}},
-		{"it is still there", []oomCounts{{1, 0}, {1, 0}}, 0, OOMKills{}},
+		{"an oom was seen", oomCounts{1, 0}, 0, OOMKills{Own: 1}},
+		{"and its kill", oomCounts{1, 1}, 0, OOMKills{Own: 1}},
+		{"that was long ago", oomCounts{1, 0}, time.Hour, OOMKills{}},
+		{"none was seen", oomCounts{}, 0, OOMKills{}},
 	} {
 		var j oomJudge
-		look := func() (oomCounts, error) {
-			l := c.looks[0]
-			if len(c.looks) > 1 {
-				c.looks = c.looks[1:]
-			}
-			return l, nil
-		}
-		if _, err := j.count(look); err != nil {
+		if _, err := j.count(func() (oomCounts, error) { return c.look, nil }); err != nil {
 			t.Fatal(err)
 		}
 		j.changed = j.changed.Add(-c.changed)
 		for range 2 { // once is enough
-			if got, err := j.end(look); err != nil || got != c.want {
-				t.Errorf("%s: %+v, %v; want %+v", c.name, got, err, c.want)
+			if got := j.end(); got != c.want {
+				t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 			}
+		}
+	}
+}
+
+// TestLoggedOOM reads records of the kernel's log.
+func TestLoggedOOM(t *testing.T) {
+	const line = "6,1189,98765432,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/s.slice/a.scope,task_memcg=/s.slice/a.scope,task=dd,pid=7,uid=0\n SUBSYSTEM=x\n"
+	own, others, none := OOMKills{Own: 1}, OOMKills{Others: 1}, OOMKills{}
+	for _, c := range []struct {
+		what, record string
+		want         OOMKills
+	}{
+		{"its own limit", line, own},
+		{"its slice's", strings.Replace(line, "oom_memcg=/s.slice/a.scope", "oom_memcg=/s.slice", 1), others},
+		{"the machine's", strings.Replace(line, "oom_memcg=/s.slice/a.scope", "global_oom", 1), others},
+		{"another process", strings.Replace(line, "pid=7,", "pid=77,", 1), none},
+		{"another cgroup", strings.Replace(line, "task_memcg=/s.slice/a.scope", "task_memcg=/s.slice/a.scope/b", 1), none},
+		{"what a process says", "1" + line, none},
+		{"a name that looks like it", strings.Replace(line, "oom-kill:", "x oom-kill:", 1), none},
+		{"a cgroup with a name that looks like it", strings.Replace(line, ",oom_memcg=", ",oom_memcg=/b/,task_memcg=", 1), none},
+		{"something else", "6,1,2,-;hello", none},
+		{"nothing", "", none},
+	} {
+		if got, ok := oomOf(c.record, 7, "/s.slice/a.scope"); got != c.want || ok != (c.want != none) {
+			t.Errorf("%s: %+v, %t", c.what, got, ok)
 		}
 	}
 }

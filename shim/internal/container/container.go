@@ -560,8 +560,8 @@ func (c *Container) sawOOM(kills cgroup.OOMKills) {
 }
 
 // checkOOM counts OOM kills before an exit is reported, as the watch may come
-// later than the exit. killed says that it is the first process's, by SIGKILL.
-func (c *Container) checkOOM(killed bool) {
+// later than the exit. killed is the first process, if SIGKILL ended it, or 0.
+func (c *Container) checkOOM(killed int) {
 	if kills, err := c.group.OOMKillsAtEnd(killed); err == nil {
 		c.sawOOM(kills)
 	}

@@ -279,7 +279,11 @@ func (p *Process) wait() {
 	if p.execID == "" {
 		p.container.killRest()
 	}
-	p.container.checkOOM(p.execID == "" && ws.Signaled() && ws.Signal() == unix.SIGKILL)
+	killed := 0
+	if p.execID == "" && ws.Signaled() && ws.Signal() == unix.SIGKILL {
+		killed = p.Pid()
+	}
+	p.container.checkOOM(killed)
 	// First its last words: containerd's clients close their ends when they
 	// hear of the exit. A reader that does not read delays it, and no more.
 	_ = p.io.Drain(drainTimeout)

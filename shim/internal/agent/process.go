@@ -220,7 +220,7 @@ func (p *Process) Open(ctx context.Context) error {
 	// It has served: a hundred kilobytes that would stay for the life of
 	// the container.
 	p.program.Free()
-	p.program = nil
+	p.program, p.listener, p.mountPoint = nil, nil, nil
 	if !stop() && err != nil {
 		// An execve that hangs (a dead NFS server) is not one that may
 		// still happen after we said that it failed.

@@ -106,13 +106,15 @@ func (s *Server) serve(conn net.Conn) {
 			c.refuse(h.stream, InvalidArgument, "streams are numbered upwards")
 		default:
 			c.last = h.stream
-			c.begin(ctx, h.stream, message)
+			s.count(1)
+			go c.answer(ctx, h.stream, message)
 		}
 	}
 }
 
-// begin begins to answer a request.
-func (c *connection) begin(ctx context.Context, stream uint32, message []byte) {
+// answer answers a request. All that needs a stack is done here: that of a connection's goroutine stays small.
+func (c *connection) answer(ctx context.Context, stream uint32, message []byte) {
+	defer c.server.count(-1)
 	var r api.RPCRequest
 	if err := api.Unmarshal(message, &r); err != nil {
 		c.refuse(stream, InvalidArgument, "request: "+err.Error())
@@ -122,24 +124,17 @@ func (c *connection) begin(ctx context.Context, stream uint32, message []byte) {
 	switch {
 	case !c.server.Services[r.Service]:
 		c.refuse(stream, Unimplemented, "service "+r.Service)
+		return
 	case method == nil:
 		c.refuse(stream, Unimplemented, "method "+r.Method)
-	default:
-		c.server.count(1)
-		go c.answer(ctx, stream, &r, method)
+		return
 	}
-}
-
-func (c *connection) answer(ctx context.Context, stream uint32, r *api.RPCRequest, method Method) {
-	defer c.server.count(-1)
 	if r.TimeoutNano != 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.TimeoutNano))
 		defer cancel()
 	}
-	request := r.Payload
-	r.Payload = nil // a Wait lasts
-	reply, err := method(ctx, request)
+	reply, err := method(ctx, r.Payload)
 	c.reply(stream, reply, err)
 }
 

@@ -14,7 +14,9 @@ import (
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/containerd-mini/mini/shim/internal/container"
@@ -276,4 +278,44 @@ func TestRecordCutShort(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
+}
+
+// TestCallerGoesAway: a start whose caller is killed meanwhile goes on.
+func TestCallerGoesAway(t *testing.T) {
+	r := newRig(t)
+	begun, gate := filepath.Join(r.dir, "begun"), filepath.Join(r.dir, "gate")
+	spec := r.spec("sh", "-c", "sleep 1000")
+	spec.Hooks = &specs.Hooks{Poststart: []specs.Hook{{
+		Path: "/bin/sh", Args: []string{"sh", "-c", "touch " + begun + "; until [ -e " + gate + " ]; do sleep 0.02; done"},
+		Env: []string{"PATH=/bin:/usr/bin"},
+	}}}
+	_, err := r.client.Create(t.Context(), r.request("x", spec))
+	r.must(err)
+	lost := make(chan error, 1)
+	go func() {
+		_, err := r.client.Start(t.Context(), &task.StartRequest{ID: "x"})
+		lost <- err
+	}()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(begun); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the hook does not run")
+		}
+	}
+	r.must(r.conn.Close())
+	if err := <-lost; err == nil {
+		t.Fatal("start was answered")
+	}
+	time.Sleep(100 * time.Millisecond) // what would be killed is
+	r.must(os.WriteFile(gate, nil, 0o600))
+	r.dial()
+	// One start at a time: this one is answered when the first has come to its end.
+	if _, err := r.client.Start(t.Context(), &task.StartRequest{ID: "x"}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("start again: %v", err)
+	}
+	r.state("x", "", tasktypes.Status_RUNNING)
+	r.remove("x")
+	r.assertClean()
 }

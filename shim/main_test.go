@@ -121,12 +121,7 @@ func (r *rig) serve() {
 		t.Fatal(err)
 	}
 	go func() { _ = srv.Serve(l) }()
-	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.conn = ttrpc.NewClient(conn)
-	r.client = task.NewTTRPCTaskClient(r.conn)
+	r.dial()
 	t.Cleanup(func() {
 		r.conn.Close()
 		l.Close()
@@ -142,6 +137,16 @@ func (r *rig) serve() {
 		r.events.got = nil
 	}
 	r.fds = countFds(t)
+}
+
+// dial connects to the service.
+func (r *rig) dial() {
+	conn, err := net.Dial("unix", filepath.Join(r.dir, "shim.sock"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.conn = ttrpc.NewClient(conn)
+	r.client = task.NewTTRPCTaskClient(r.conn)
 }
 
 // spec is a small container that runs args.

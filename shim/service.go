@@ -224,10 +224,21 @@ func (s *service) Start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := withoutCaller(ctx)
+	defer cancel()
 	if err := p.Start(ctx); err != nil {
 		return nil, err
 	}
 	return &api.StartResponse{Pid: uint32(p.Pid())}, nil
+}
+
+// withoutCaller is ctx with its deadline, but not cancelled when the connection ends: a containerd that is killed
+// while it starts a process finds it running when it is back, and not killed half way.
+func withoutCaller(ctx context.Context) (context.Context, context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok {
+		return context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	}
+	return context.WithoutCancel(ctx), func() {}
 }
 
 // Exec registers a process to be started in a container.

@@ -52,7 +52,10 @@ func (s *server) leftovers(namespace string) leftovers {
 		for _, dir := range []string{"root", "state"} {
 			bundles, _ := filepath.Glob(filepath.Join(s.Dir, dir, "io.containerd.runtime.v2.task", namespace, "*"))
 			for _, b := range bundles {
-				all = append(all, "bundle "+b)
+				// A hidden one containerd has renamed to remove it; if it is killed meanwhile it leaves that for good.
+				if !strings.HasPrefix(filepath.Base(b), ".") {
+					all = append(all, "bundle "+b)
+				}
 			}
 		}
 	}

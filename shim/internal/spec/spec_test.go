@@ -109,7 +109,7 @@ func FuzzUnmarshal(f *testing.F) {
 		var got, want specs.Spec
 		err, wantErr := Unmarshal([]byte(in), &got), json.Unmarshal([]byte(in), &want)
 		switch {
-		case err == nil && wantErr != nil:
+		case err == nil && wantErr != nil && !insensitive(in):
 			t.Errorf("accepted; encoding/json says %v", wantErr)
 		case err == nil && !reflect.DeepEqual(&got, &want) && !insensitive(in):
 			t.Errorf("%+v, encoding/json says %+v", got, want)

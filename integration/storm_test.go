@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -122,7 +123,11 @@ func (s *storm) live(worker uint64) {
 	random := rand.New(rand.NewPCG(s.seed, worker))
 	for n := 0; time.Now().Before(s.until) && !s.t.Failed(); n++ {
 		l := life{storm: s, random: random, id: fmt.Sprintf("box-%d-%d", worker, n)}
-		if err := l.live(); err != nil {
+		live := l.live
+		if random.IntN(4) == 0 {
+			live = l.livePod
+		}
+		if err := live(); err != nil {
 			s.t.Errorf("%s: %s: %v", l.id, l.what, err)
 		}
 	}
@@ -133,6 +138,7 @@ type life struct {
 	*storm
 	random *rand.Rand
 	id     string
+	pod    string // whose shim it is in, "" for one of its own
 	what   string // is being done
 	task   containerd.Task
 }
@@ -158,7 +164,39 @@ func (l *life) ask(what string, f func(ctx context.Context, again bool) error) e
 func (l *life) wasStruck() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.struck[l.id]
+	return l.struck[cmp.Or(l.pod, l.id)]
+}
+
+// livePod is the life of a container in whose shim two others live.
+func (l *life) livePod() error {
+	pod, err := l.create("sleep 1000 & sleep 1000")
+	if err != nil {
+		return err
+	}
+	if err = l.begin(pod); err == nil {
+		err = l.start()
+	}
+	var members sync.WaitGroup
+	for n := range 2 {
+		if err != nil {
+			break
+		}
+		member := life{storm: l.storm, pod: l.id, id: fmt.Sprintf("%s-%d", l.id, n), random: rand.New(rand.NewPCG(l.random.Uint64(), 0))}
+		members.Go(func() {
+			if err := member.live(); err != nil {
+				l.t.Errorf("%s: %s: %v", member.id, member.what, err)
+			}
+		})
+	}
+	members.Wait()
+	if err == nil {
+		err = l.kill(syscall.SIGKILL)
+	}
+	if err != nil && !l.wasStruck() {
+		return err
+	}
+	l.did("pod")
+	return l.remove(pod)
 }
 
 func (l *life) live() error {
@@ -221,7 +259,9 @@ func (l *life) create(script string) (c containerd.Container, err error) {
 			return err
 		}
 		c, err = l.d.Client().NewContainer(ctx, l.id, containerd.WithSnapshotter("mini"),
-			containerd.WithNewSnapshot(l.id, image), containerd.WithNewSpec(oci.WithImageConfig(image), shell(script)), containerd.WithRuntime(daemon.Runtime(), nil))
+			containerd.WithNewSnapshot(l.id, image), containerd.WithNewSpec(oci.WithImageConfig(image), shell(script),
+				oci.WithAnnotations(map[string]string{"io.kubernetes.cri.sandbox-id": cmp.Or(l.pod, l.id)})),
+			containerd.WithRuntime(daemon.Runtime(), nil))
 		return err
 	})
 }
@@ -238,7 +278,9 @@ func (l *life) begin(c containerd.Container) error {
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.shims[l.id] = err == nil
+	if err == nil && l.pod == "" {
+		l.shims[l.id] = true
+	}
 	return err
 }
 

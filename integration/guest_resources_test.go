@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/cgroups/v3/cgroup2/stats"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/cio"
@@ -249,10 +251,11 @@ func TestGuestHugepages(t *testing.T) {
 	if status, out := command(t, d, task, "fits", "", "fallocate", "-l", "4194304", "/huge/a"); status != 0 {
 		t.Errorf("two pages of two: status %d: %s", status, out)
 	}
-	for _, h := range measure(t, d, task).Hugetlb {
-		if h.Pagesize == "2MB" && (h.Current != 4*mebi || h.Max != 4*mebi) {
-			t.Errorf("measured: %v", h)
-		}
+	measured := measure(t, d, task).Hugetlb
+	if !slices.ContainsFunc(measured, func(h *stats.HugeTlbStat) bool {
+		return h.Pagesize == "2MB" && h.Current == 4*mebi && h.Max == 4*mebi
+	}) {
+		t.Errorf("measured: %v", measured)
 	}
 	if status, out := command(t, d, task, "more", "", "fallocate", "-l", "4194304", "/huge/b"); status == 0 {
 		t.Errorf("two pages more than two: %s", out)
@@ -379,19 +382,35 @@ func TestGuestIOWeight(t *testing.T) {
 		return bytesRead(t, d, light, major, minor) > 0 && bytesRead(t, d, heavy, major, minor) > 0
 	})
 	// Weights count as long as both have something to read, which takes more than one that asks on a fast disk.
-	var l, h uint64
-	for range 5 {
-		l0, h0 := bytesRead(t, d, light, major, minor), bytesRead(t, d, heavy, major, minor)
-		time.Sleep(4 * time.Second)
-		l, h = bytesRead(t, d, light, major, minor)-l0, bytesRead(t, d, heavy, major, minor)-h0
-		if h >= 2*l {
-			return
+	compete := func(light, heavy containerd.Task) {
+		t.Helper()
+		var l, h uint64
+		for range 5 {
+			l0, h0 := bytesRead(t, d, light, major, minor), bytesRead(t, d, heavy, major, minor)
+			time.Sleep(4 * time.Second)
+			l, h = bytesRead(t, d, light, major, minor)-l0, bytesRead(t, d, heavy, major, minor)-h0
+			if h >= 2*l {
+				return
+			}
 		}
+		t.Errorf("weight 10 read %d KiB, weight 1000 read %d KiB", l>>10, h>>10)
 	}
-	t.Errorf("weight 10 read %d KiB, weight 1000 read %d KiB", l>>10, h>>10)
+	compete(light, heavy)
+	// The other way round, for this disk alone.
+	for _, c := range []struct {
+		task   containerd.Task
+		weight uint16
+	}{{light, 1000}, {heavy, 10}} {
+		weight := specs.LinuxWeightDevice{Weight: &c.weight}
+		weight.Major, weight.Minor = int64(major), int64(minor)
+		must(t, c.task.Update(d.Context(), containerd.WithResources(&specs.LinuxResources{
+			BlockIO: &specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weight}},
+		})))
+	}
+	compete(heavy, light)
 }
 
-// Reads as few as they have to be.
+// Reads and writes as few as they have to be.
 func TestGuestIOPS(t *testing.T) {
 	needs(t, "io")
 	d := shared(t, "2.4")
@@ -404,17 +423,24 @@ func TestGuestIOPS(t *testing.T) {
 	slow := specs.LinuxThrottleDevice{Rate: 10}
 	slow.Major, slow.Minor = major, minor
 	task := start(t, d, "box", limited(&specs.LinuxResources{
-		BlockIO: &specs.LinuxBlockIO{ThrottleReadIOPSDevice: []specs.LinuxThrottleDevice{slow}},
+		BlockIO: &specs.LinuxBlockIO{
+			ThrottleReadIOPSDevice: []specs.LinuxThrottleDevice{slow}, ThrottleWriteIOPSDevice: []specs.LinuxThrottleDevice{slow},
+		},
 	}), sleeper())
 	if status, out := command(t, d, task, "fill", "", "dd", "if=/dev/zero", "of=/f", "bs=4k", "count=30", "conv=fsync"); status != 0 {
 		t.Fatalf("status %d: %s", status, out)
 	}
-	from := time.Now()
-	if status, out := command(t, d, task, "e", "", "dd", "if=/f", "of=/dev/null", "bs=4k", "count=30", "iflag=direct"); status != 0 {
-		t.Fatalf("status %d: %s", status, out)
-	}
-	if took := time.Since(from); took < 2*time.Second {
-		t.Errorf("30 reads at 10 a second in %s", took)
+	for id, args := range map[string][]string{
+		"read":  {"dd", "if=/f", "of=/dev/null", "bs=4k", "count=30", "iflag=direct"},
+		"write": {"dd", "if=/dev/zero", "of=/f", "bs=4k", "count=30", "oflag=direct", "conv=notrunc"},
+	} {
+		from := time.Now()
+		if status, out := command(t, d, task, id, "", args...); status != 0 {
+			t.Fatalf("%s: status %d: %s", id, status, out)
+		}
+		if took := time.Since(from); took < 2*time.Second {
+			t.Errorf("%s: 30 at 10 a second in %s", id, took)
+		}
 	}
 }
 

@@ -240,7 +240,7 @@ func TestGuestKillPaused(t *testing.T) {
 	d.AssertClean()
 }
 
-// Writes to a disk are as slow as they have to be.
+// Writes to a disk and reads of it are as slow as they have to be.
 func TestGuestIO(t *testing.T) {
 	needs(t, "io")
 	d := shared(t, "2.4")
@@ -253,14 +253,21 @@ func TestGuestIO(t *testing.T) {
 	slow := specs.LinuxThrottleDevice{Rate: mebi}
 	slow.Major, slow.Minor = major, minor
 	task := start(t, d, "box", limited(&specs.LinuxResources{
-		BlockIO: &specs.LinuxBlockIO{ThrottleWriteBpsDevice: []specs.LinuxThrottleDevice{slow}},
+		BlockIO: &specs.LinuxBlockIO{
+			ThrottleWriteBpsDevice: []specs.LinuxThrottleDevice{slow}, ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{slow},
+		},
 	}), sleeper())
-	from := time.Now()
-	if status, out := command(t, d, task, "e", "", "dd", "if=/dev/zero", "of=/file", "bs=1M", "count=4", "conv=fsync"); status != 0 {
-		t.Errorf("status %d: %s", status, out)
-	}
-	if took := time.Since(from); took < 3*time.Second {
-		t.Errorf("4 MiB at 1 MiB/s in %s", took)
+	for i, args := range [][]string{
+		{"dd", "if=/dev/zero", "of=/file", "bs=1M", "count=4", "conv=fsync"},
+		{"dd", "if=/file", "of=/dev/null", "bs=1M", "count=4", "iflag=direct"},
+	} {
+		from := time.Now()
+		if status, out := command(t, d, task, fmt.Sprint("e", i), "", args...); status != 0 {
+			t.Errorf("%s: status %d: %s", args, status, out)
+		}
+		if took := time.Since(from); took < 3*time.Second {
+			t.Errorf("%s: 4 MiB at 1 MiB/s in %s", args, took)
+		}
 	}
 	for _, e := range measure(t, d, task).Io.GetUsage() {
 		if e.Major == uint64(major) && e.Minor == uint64(minor) && e.Wbytes >= 4*mebi {

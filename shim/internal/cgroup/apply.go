@@ -45,8 +45,9 @@ func (g *Group) ApplyThen(r program.Resources, last func() error) (err error) {
 		case err == nil:
 			done = append(done, undoOf(w.File, w.Value, old)...)
 			missing = nil
-		case errors.Is(err, unix.ENOENT) && (w.Optional || w.Or && missing == nil):
-		case errors.Is(err, unix.ENOENT) && i+1 < len(r.Writes) && r.Writes[i+1].Or:
+		case errors.Is(err, unix.ENOENT) && w.Optional:
+		case lacks(err) && w.Or && missing == nil:
+		case lacks(err) && i+1 < len(r.Writes) && r.Writes[i+1].Or:
 			missing = err
 		case missing != nil:
 			return g.err(w.Field+": write "+r.Writes[i-1].File+" or "+w.File, err)
@@ -68,6 +69,10 @@ func (g *Group) ApplyThen(r program.Resources, last func() error) (err error) {
 	}
 	return nil
 }
+
+// lacks tells whether an error says that the kernel has not got what a file is for: not at all, or, as with the
+// weights of io.cost and BFQ, not for this device.
+func lacks(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) }
 
 func (g *Group) checkControllers(writes []program.Write) error {
 	var has []string

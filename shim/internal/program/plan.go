@@ -170,7 +170,7 @@ type Write struct {
 	// Optional says that a kernel without the File has nothing to limit.
 	Optional bool
 	// Or says that File is another place for what the write before sets: one
-	// of the two must be there.
+	// of the two must be there, and be for the device that is meant.
 	Or bool
 	// AtLeast, where not empty, is the file that tells what is in use: a
 	// Value below that is refused. linux.resources.memory.checkBeforeUpdate.

@@ -64,7 +64,7 @@ func (d *daemon) ttrpc() string { return d.dir + "/c.sock.ttrpc" }
 
 const daemonConfig = `version = 3
 root = "%[1]s/root"
-state = "%[1]s/state"
+state = "/run/containerd"
 disabled_plugins = [
 	"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
 	"io.containerd.podsandbox.controller.v1.podsandbox", "io.containerd.nri.v1.nri",

@@ -76,7 +76,7 @@ type alone struct {
 
 // newAlone does what containerd does before it starts a shim: it makes a bundle.
 func (r *run) newAlone(c contender, made containerd.Container) (*alone, error) {
-	a := &alone{run: r, contender: c, id: made.ID(), bundle: filepath.Join(r.dir, "bundles", made.ID())}
+	a := &alone{run: r, contender: c, id: made.ID(), bundle: filepath.Join("/run/bundles", made.ID())}
 	info, err := made.Info(r.ctx)
 	if err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ var peers = []variant{{name: builtin}, {name: hollowName}}
 // middle of something else.
 const stageConfig = `version = 3
 root = "%[1]s/root"
-state = "%[1]s/state"
+state = "/run/containerd-snapshots"
 disabled_plugins = [
 	"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
 	"io.containerd.podsandbox.controller.v1.podsandbox", "io.containerd.nri.v1.nri",

@@ -356,7 +356,7 @@ spec:
 func TestKubeletLimits(t *testing.T) {
 	n := startNode(t)
 	if !n.qos {
-		t.Skipf("%s: the cgroups of pods are tried in the guest: make kubelet-test VM=yes", t.Name())
+		t.Skipf("%s: needs a memory controller, and cgroups that are the kubelet's alone: make kubelet-test VM=yes", t.Name())
 	}
 	crictl := client(t, "crictl") + "/crictl"
 	n.apply("limits", `apiVersion: v1

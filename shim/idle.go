@@ -32,7 +32,7 @@ type memory struct {
 
 // giveBack returns to the kernel what a burst of requests has left. Nothing else would: Go keeps what it has
 // freed for the next burst. That there has been a burst is told by a collection. Without one there is little to
-// give, and a first one would cost more: it makes tables of half a megabyte, and so does runtime.ReadMemStats.
+// give, and a first one would cost more: it makes tables of some 900 kB, and runtime.ReadMemStats most of them.
 func (m *memory) giveBack() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -65,14 +65,16 @@ func (r *run) directFIFO() (writer, reader *os.File, err error) {
 		return nil, nil, fmt.Errorf("mkfifo: %w", err)
 	}
 	defer os.Remove(path)
-	fds := [2]int{}
-	for i, mode := range []int{unix.O_RDONLY | unix.O_NONBLOCK, unix.O_WRONLY} {
-		if fds[i], err = unix.Open(path, mode|unix.O_CLOEXEC, 0); err != nil {
-			return nil, nil, &os.PathError{Op: "open", Path: path, Err: err}
-		}
+	if reader, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+		return nil, nil, err
 	}
-	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, 256<<10)
-	return os.NewFile(uintptr(fds[1]), path), os.NewFile(uintptr(fds[0]), path), nil
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0) // blocking, as the writer inherits it
+	if err != nil {
+		reader.Close()
+		return nil, nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 256<<10)
+	return os.NewFile(uintptr(fd), path), reader, nil
 }
 
 // directTerminal is a terminal: pts(4).
@@ -82,6 +84,11 @@ func directTerminal() (writer, reader *os.File, err error) {
 		return nil, nil, fmt.Errorf("/dev/ptmx: %w", err)
 	}
 	reader = os.NewFile(uintptr(fd), "/dev/ptmx")
+	defer func() {
+		if err != nil {
+			reader.Close()
+		}
+	}()
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 		return nil, nil, fmt.Errorf("unlock a terminal: %w", err)
 	}

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -97,6 +98,43 @@ func TestErrors(t *testing.T) {
 		if err := Unmarshal([]byte(in), &s); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", in, err, want)
 		}
+	}
+}
+
+// Every byte at every place of a string of 17, of which the decoder looks at eight at a time.
+func TestStrings(t *testing.T) {
+	for at := range 17 {
+		for c := range 256 {
+			text := []byte(`{"hostname":"xxxxxxxxxxxxxxxxx"}`)
+			text[len(`{"hostname":"`)+at] = byte(c)
+			var got, want specs.Spec
+			err, wantErr := Unmarshal(text, &got), json.Unmarshal(text, &want)
+			if (err == nil) != (wantErr == nil) || err == nil && got.Hostname != want.Hostname {
+				t.Errorf("%q: %q, %v; encoding/json: %q, %v", text, got.Hostname, err, want.Hostname, wantErr)
+			}
+		}
+	}
+}
+
+// BenchmarkProcess reads what an exec sends.
+func BenchmarkProcess(b *testing.B) {
+	for _, kib := range []int{1, 64} {
+		process := specs.Process{Args: []string{"/bin/true"}, Cwd: "/"}
+		for i := range kib {
+			process.Env = append(process.Env, fmt.Sprintf("V%d=%s", i, strings.Repeat("x", 1018)))
+		}
+		data, err := json.Marshal(process)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("env=%dKiB", kib), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := Unmarshal(data, new(specs.Process)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -47,48 +48,64 @@ func (r *run) curve(of string, all []contender) *section {
 	return s
 }
 
-// point measures lives, and execs in one container, at one point of a curve.
-func (r *run) point(s *section, at string, c contender, opts ...oci.SpecOpts) error {
-	for i := range r.warmup + r.n {
+// point measures lives, and execs in one container, of all these in turns, at one point of a curve.
+func (r *run) point(s *section, at string, all []contender, opts ...oci.SpecOpts) error {
+	err := r.interleave(all, r.n, func(c contender, counts bool) error {
 		var one section
-		if err := r.life(&one, c, true, opts); err != nil {
-			return fmt.Errorf("%s: %w", at, err)
-		}
-		if i < r.warmup {
-			continue
-		}
-		for _, row := range one.rows {
-			if row.name == "create" || row.name == "delete" {
-				s.add(row.name+", "+at, c, row.values[c.name][0])
-			}
-		}
-	}
-	task, err := r.running(c, r.id(c), opts...)
-	if err != nil {
+		err := r.life(&one, c, counts, opts)
+		one.copyRow("create", s, "create, "+at, c)
+		one.copyRow("delete", s, "delete, "+at, c)
 		return err
-	}
-	spec, err := task.Spec(r.ctx)
+	})
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", at, err)
 	}
-	spec.Process.Args = []string{"/bin/true"}
-	for i := range r.warmup + r.n {
+	tasks, err := r.execTasks(all, opts)
+	if err != nil {
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	err = r.interleave(all, r.n, func(c contender, counts bool) error {
 		var one section
-		if err := r.exec(&one, c, true, task, spec.Process); err != nil {
-			return fmt.Errorf("%s: %w", at, err)
-		}
-		for _, row := range one.rows {
-			if row.name == "sum" && i >= r.warmup {
-				s.add("exec, "+at, c, row.values[c.name][0])
-			}
-		}
+		err := r.exec(&one, c, counts, tasks[c.name])
+		one.copyRow("sum", s, "exec, "+at, c)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", at, err)
 	}
-	return r.remove(task)
+	return r.removeTasks(tasks)
 }
 
+// alonePoint measures the same without containerd: what grows here grows in the shim, or below it.
+func (r *run) alonePoint(s *section, at string, all []contender, opts ...oci.SpecOpts) error {
+	return r.interleave(all, r.n, func(c contender, counts bool) error {
+		var one section
+		err := r.shim(&one, c, counts, opts)
+		one.copyRow("sum of these", s, "shim alone, "+at, c)
+		return err
+	})
+}
+
+// copyRow adds what c has in one's row to a row of s.
+func (one *section) copyRow(from string, s *section, to string, c contender) {
+	for _, row := range one.rows {
+		if row.name == from {
+			for _, v := range row.values[c.name] {
+				s.add(to, c, v)
+			}
+		}
+	}
+}
+
+// curveContainers gives each runtime a crowd of its own; the kernel alone, and the shim that does nothing, that
+// of mini.
 func (r *run) curveContainers() error {
-	s := r.curve("the number of containers that run", r.real())
+	s := r.curve("the number of containers that run", append(slices.Clone(r.all), kernel))
 	for _, c := range r.real() {
+		group := []contender{c}
+		if c.name == r.all[0].name {
+			group = append(group, r.hollow()...)
+		}
 		var removes []func() error
 		sum := 0
 		for _, n := range []int{0, r.many / 10, r.many} {
@@ -97,8 +114,14 @@ func (r *run) curveContainers() error {
 				return err
 			}
 			sum, removes = n, append(removes, remove)
-			if err := r.point(s, fmt.Sprintf("%d containers", n), c); err != nil {
+			at := fmt.Sprintf("%d containers", n)
+			if err := errors.Join(r.point(s, at, group), r.alonePoint(s, at, group)); err != nil {
 				return err
+			}
+			if c.name == r.all[0].name {
+				if err := r.runFloor(s, "create, "+at); err != nil {
+					return err
+				}
 			}
 		}
 		for _, remove := range removes {
@@ -111,7 +134,7 @@ func (r *run) curveContainers() error {
 }
 
 func (r *run) curveMounts() (err error) {
-	s := r.curve("the number of mounts on the host", r.real())
+	s := r.curve("the number of mounts on the host", r.all)
 	base := filepath.Join(r.dir, "mounts")
 	n := 0
 	defer func() {
@@ -130,10 +153,9 @@ func (r *run) curveMounts() (err error) {
 			}
 			n++
 		}
-		for _, c := range r.real() {
-			if err := r.point(s, fmt.Sprintf("%d mounts", want), c); err != nil {
-				return err
-			}
+		at := fmt.Sprintf("%d mounts", want)
+		if err := errors.Join(r.point(s, at, r.all), r.alonePoint(s, at, r.all)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -142,7 +164,8 @@ func (r *run) curveMounts() (err error) {
 // curveLayers makes its layers by hand: an image of as many would be no different to a shim. There is no
 // exec in it, which knows nothing of layers.
 func (r *run) curveLayers() error {
-	s := r.curve("the number of layers", r.ours())
+	all := append(r.ours(), r.hollow()...)
+	s := r.curve("the number of layers", all)
 	ctx, done, err := r.client.WithLease(r.ctx, leases.WithRandomID())
 	if err != nil {
 		return err
@@ -155,16 +178,16 @@ func (r *run) curveLayers() error {
 	parent := identity.ChainID(top).String()
 	for n := len(top); n <= 128; n++ {
 		if n == len(top) || n == 32 || n == 128 {
-			for _, c := range r.ours() {
-				for i := range r.warmup + r.n {
-					var one section
-					if err := r.lifeOn(&one, c, parent); err != nil {
-						return fmt.Errorf("%d layers: %w", n, err)
-					}
-					if i >= r.warmup {
-						s.add(fmt.Sprintf("create, %d layers", n), c, one.rows[0].values[c.name][0])
-					}
+			err := r.interleave(all, r.n, func(c contender, counts bool) error {
+				var one section
+				err := r.lifeOn(&one, c, parent)
+				if counts {
+					one.copyRow("create", s, fmt.Sprintf("create, %d layers", n), c)
 				}
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("%d layers: %w", n, err)
 			}
 		}
 		key, name := fmt.Sprintf("flat-%d-active", n), fmt.Sprintf("flat-%d", n)
@@ -219,16 +242,15 @@ func (r *run) lifeOn(s *section, c contender, parent string) error {
 }
 
 func (r *run) curveEnvironment() error {
-	s := r.curve("the size of the environment", r.real())
+	s := r.curve("the size of the environment", r.all)
 	for _, kb := range []int{1, 16, 64} {
 		var env []string
 		for i := range kb {
 			env = append(env, fmt.Sprintf("BENCH_%d=%s", i, strings.Repeat("x", 1000)))
 		}
-		for _, c := range r.real() {
-			if err := r.point(s, fmt.Sprintf("%d kB", kb), c, oci.WithEnv(env)); err != nil {
-				return err
-			}
+		at, with := fmt.Sprintf("%d kB", kb), oci.WithEnv(env)
+		if err := errors.Join(r.point(s, at, r.all, with), r.alonePoint(s, at, r.all, with)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -257,7 +279,7 @@ func (r *run) curveHeap() error {
 				}
 				execs = append(execs, p)
 			}
-			if err := r.point(s, fmt.Sprintf("%d MB", mb), c, member); err != nil {
+			if err := r.point(s, fmt.Sprintf("%d MB", mb), []contender{c}, member); err != nil {
 				return err
 			}
 		}

@@ -32,13 +32,13 @@ func (r *run) id(c contender) string {
 	return fmt.Sprintf("%s-%d", c.name, r.serial)
 }
 
-// interleave calls f once for each contender in each round. Each round has an order of its own: what
+// interleave calls f once for each of all in each round. Each round has an order of its own: what
 // one leaves the kernel to do, the next has to bear. The first r.warmup rounds do not count.
-func (r *run) interleave(n int, f func(c contender, counts bool) error) error {
+func (r *run) interleave(all []contender, n int, f func(c contender, counts bool) error) error {
 	order := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // G404: no secret, and the same in every run
 	for i := range r.warmup + n {
-		for _, j := range order.Perm(len(r.all)) {
-			c := r.all[j]
+		for _, j := range order.Perm(len(all)) {
+			c := all[j]
 			if err := f(c, i >= r.warmup); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
@@ -152,7 +152,7 @@ func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
 func (r *run) measureLives() error {
 	for _, p := range profiles() {
 		s := r.table.section("A container of /bin/true through containerd, "+p.name, "ms")
-		err := r.interleave(r.n, func(c contender, counts bool) error {
+		err := r.interleave(r.all, r.n, func(c contender, counts bool) error {
 			return r.life(s, c, counts, p.opts)
 		})
 		if err != nil {
@@ -221,38 +221,60 @@ func succeeded(status containerd.ExitStatus) error {
 func (r *run) measureExecs() error {
 	for _, p := range profiles() {
 		s := r.table.section("An exec of /bin/true through containerd, "+p.name, "ms")
-		tasks, specOf := make(map[string]containerd.Task), make(map[string]*specs.Process)
-		for _, c := range r.all {
-			task, err := r.running(c, r.id(c), p.opts...)
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
-			spec, err := task.Spec(r.ctx)
-			if err != nil {
-				return err
-			}
-			// As a kubelet's probe: the container's own process with other arguments.
-			spec.Process.Args = []string{"/bin/true"}
-			tasks[c.name], specOf[c.name] = task, spec.Process
+		tasks, err := r.execTasks(r.all, p.opts)
+		if err != nil {
+			return err
 		}
-		err := r.interleave(r.n, func(c contender, counts bool) error {
-			return r.exec(s, c, counts, tasks[c.name], specOf[c.name])
+		err = r.interleave(r.all, r.n, func(c contender, counts bool) error {
+			return r.exec(s, c, counts, tasks[c.name])
 		})
 		if err != nil {
 			return err
 		}
-		for _, c := range r.all {
-			if err := r.remove(tasks[c.name]); err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
+		if err := r.removeTasks(tasks); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (r *run) exec(s *section, c contender, counts bool, task containerd.Task, spec *specs.Process) error {
+// execTask is a container that runs, and the process to run in it.
+type execTask struct {
+	containerd.Task
+	process *specs.Process
+}
+
+// execTasks makes one for each of all, by its name.
+func (r *run) execTasks(all []contender, opts []oci.SpecOpts) (map[string]execTask, error) {
+	tasks := make(map[string]execTask)
+	for _, c := range all {
+		task, err := r.running(c, r.id(c), opts...)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+		spec, err := task.Spec(r.ctx)
+		if err != nil {
+			return nil, err
+		}
+		// As a kubelet's probe: the container's own process with other arguments.
+		spec.Process.Args = []string{"/bin/true"}
+		tasks[c.name] = execTask{task, spec.Process}
+	}
+	return tasks, nil
+}
+
+func (r *run) removeTasks(tasks map[string]execTask) error {
+	for name, task := range tasks {
+		if err := r.remove(task.Task); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (r *run) exec(s *section, c contender, counts bool, task execTask) error {
 	w := newWatch()
-	p, err := task.Exec(r.ctx, r.id(c), spec, cio.NullIO)
+	p, err := task.Exec(r.ctx, r.id(c), task.process, cio.NullIO)
 	if err != nil {
 		return fmt.Errorf("register: %w", err)
 	}

@@ -69,6 +69,11 @@ func (r *run) real() []contender {
 	return slices.DeleteFunc(slices.Clone(r.all), func(c contender) bool { return c.hollow })
 }
 
+// hollow are those that make none.
+func (r *run) hollow() []contender {
+	return slices.DeleteFunc(slices.Clone(r.all), func(c contender) bool { return !c.hollow })
+}
+
 // measureParallel brings many containers up, some at a time, and down again.
 func (r *run) measureParallel() error {
 	for _, width := range r.widths {

@@ -18,7 +18,7 @@ const (
 // colours are those of contenders, in their order; dashes those of quantities.
 var (
 	colours = []string{"#0b6e4f", "#b3541e", "#3a5a9b", "#7a4b94", "#555555"}
-	dashes  = []string{"", "6 3", "1 3"}
+	dashes  = []string{"", "6 3", "1 3", "9 3 2 3"}
 )
 
 // line is one quantity of one contender: its medians, from left to right.

@@ -33,7 +33,7 @@ const shimTimeout = 30 * time.Second
 func (r *run) measureShims() error {
 	for _, p := range profiles() {
 		s := r.table.section("The shim alone, over ttrpc, /bin/true, "+p.name, "ms")
-		err := r.interleave(r.n, func(c contender, counts bool) error {
+		err := r.interleave(r.all, r.n, func(c contender, counts bool) error {
 			return r.shim(s, c, counts, p.opts)
 		})
 		if err != nil {

@@ -83,7 +83,7 @@ func (s *stage) measureRequests(way string, of func(store) snapshots.Snapshotter
 		}
 		before = n
 		t := s.section(fmt.Sprintf("Requests %s, beside %d snapshots", way, n), "us")
-		err := s.interleave(s.n, func(c contender, counts bool) error {
+		err := s.interleave(s.all, s.n, func(c contender, counts bool) error {
 			return s.requests(t, c, counts, of(s.stores[c.name]))
 		})
 		if err != nil {

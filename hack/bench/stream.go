@@ -25,7 +25,6 @@ func (r *run) measureStreams() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	floor := contender{name: "floor"}
 	for _, way := range []struct {
 		name   string
 		mib    int
@@ -38,11 +37,11 @@ func (r *run) measureStreams() (err error) {
 	} {
 		rate := r.table.section(fmt.Sprintf("A container writes %d MiB %s", way.mib, way.name), "MiB per second")
 		rate.more = true
-		rate.names = append(names(r.real()), floor.name)
+		rate.names = append(names(r.real()), kernel.name)
 		cost := r.table.section(fmt.Sprintf("CPU of the shim for %d MiB %s", way.mib, way.name), "ms")
 		cost.names = names(r.real())
-		err := r.turns(append(r.real(), floor), func(c contender) error {
-			if c.name == floor.name {
+		err := r.turns(append(r.real(), kernel), func(c contender) error {
+			if c.name == kernel.name {
 				writer, reader, err := way.direct()
 				if err != nil {
 					return err

@@ -41,7 +41,7 @@ func (r *run) measureTail() error {
 		return err
 	}
 	s := r.table.section("A container of /bin/true through containerd, while every core is busy with something else", "ms")
-	err = r.interleave(r.n, func(c contender, counts bool) error { return r.life(s, c, counts, nil) })
+	err = r.interleave(r.all, r.n, func(c contender, counts bool) error { return r.life(s, c, counts, nil) })
 	if err = errors.Join(err, stop()); err != nil {
 		return err
 	}

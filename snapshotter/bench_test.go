@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"github.com/containerd/continuity/fs"
 )
 
 // files writes n files of a page each, a hundred to a directory.
@@ -55,15 +57,20 @@ func BenchmarkCount(b *testing.B) {
 	}
 }
 
-// The same through the quota, where the kernel counts: for a guest.
+// The same through the quota, where the kernel counts, and as containerd's own snapshotter counts: for a guest.
 func BenchmarkGuestUsageQuota(b *testing.B) {
 	for _, name := range []string{"ext4", "xfs"} {
-		b.Run(name, func(b *testing.B) {
-			s := open(b, onQuota(b, name)+"/root")
-			must(b, second(s.Prepare(ctx, "box", "")))
-			files(b, s.dirs.fs("1"), 20000)
+		s := open(b, onQuota(b, name)+"/root")
+		must(b, second(s.Prepare(ctx, "box", "")))
+		files(b, s.dirs.fs("1"), 10000)
+		b.Run(name+"/quota", func(b *testing.B) {
 			for b.Loop() {
 				must(b, second(s.Usage(ctx, "box")))
+			}
+		})
+		b.Run(name+"/overlayfs", func(b *testing.B) {
+			for b.Loop() {
+				must(b, second(fs.DiskUsage(ctx, s.dirs.fs("1"))))
 			}
 		})
 	}

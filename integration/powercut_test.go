@@ -111,7 +111,7 @@ trap - EXIT
 func TestPowerCutUnderContainerd(t *testing.T) {
 	cuts, err := strconv.Atoi(os.Getenv("MINI_TEST_POWER_CUTS"))
 	if err != nil || cuts < 1 {
-		t.Skipf("%s: minutes in a guest of its own: make vm-test, or MINI_TEST_POWER_CUTS with a number of crash images", t.Name())
+		t.Skipf("%s: boots a guest: set MINI_TEST_POWER_CUTS to a number of crash images; make vm-test does", t.Name())
 	}
 	const size = 256 * mebi
 	dir := t.TempDir()

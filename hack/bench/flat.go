@@ -76,14 +76,21 @@ func (r *run) point(s *section, at string, all []contender, opts ...oci.SpecOpts
 	return r.removeTasks(tasks)
 }
 
-// alonePoint measures the same without containerd: what grows here grows in the shim, or below it.
-func (r *run) alonePoint(s *section, at string, all []contender, opts ...oci.SpecOpts) error {
-	return r.interleave(all, r.n, func(c contender, counts bool) error {
+// pointAlone is point, and the same without containerd: what grows there grows in the shim, or below it.
+func (r *run) pointAlone(s *section, at string, all []contender, opts ...oci.SpecOpts) error {
+	if err := r.point(s, at, all, opts...); err != nil {
+		return err
+	}
+	err := r.interleave(all, r.n, func(c contender, counts bool) error {
 		var one section
 		err := r.shim(&one, c, counts, opts)
 		one.copyRow("sum of these", s, "shim alone, "+at, c)
 		return err
 	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	return nil
 }
 
 // copyRow adds what c has in one's row to a row of s.
@@ -115,7 +122,7 @@ func (r *run) curveContainers() error {
 			}
 			sum, removes = n, append(removes, remove)
 			at := fmt.Sprintf("%d containers", n)
-			if err := errors.Join(r.point(s, at, group), r.alonePoint(s, at, group)); err != nil {
+			if err := r.pointAlone(s, at, group); err != nil {
 				return err
 			}
 			if c.name == r.all[0].name {
@@ -154,7 +161,7 @@ func (r *run) curveMounts() (err error) {
 			n++
 		}
 		at := fmt.Sprintf("%d mounts", want)
-		if err := errors.Join(r.point(s, at, r.all), r.alonePoint(s, at, r.all)); err != nil {
+		if err := r.pointAlone(s, at, r.all); err != nil {
 			return err
 		}
 	}
@@ -249,7 +256,7 @@ func (r *run) curveEnvironment() error {
 			env = append(env, fmt.Sprintf("BENCH_%d=%s", i, strings.Repeat("x", 1000)))
 		}
 		at, with := fmt.Sprintf("%d kB", kb), oci.WithEnv(env)
-		if err := errors.Join(r.point(s, at, r.all, with), r.alonePoint(s, at, r.all, with)); err != nil {
+		if err := r.pointAlone(s, at, r.all, with); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,7 @@ func (r *run) measureFloor() error {
 	return r.runFloor(s, "a container of /bin/true")
 }
 
+// runFloor adds the times of that program to a row.
 func (r *run) runFloor(s *section, row string) (err error) {
 	rootfs, remove, err := r.mounted()
 	if err != nil {

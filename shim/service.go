@@ -215,7 +215,7 @@ func (s *service) forgotten(id string) {
 	if err := c.Delete(); err != nil {
 		s.log.warn("delete a forgotten container", "id", id, "error", err)
 	}
-	s.forget(id)
+	s.forget(id, c)
 }
 
 // Start lets a container run, or makes an exec.
@@ -444,7 +444,7 @@ func (s *service) Delete(_ context.Context, r *api.DeleteRequest) (*api.DeleteRe
 	if err := c.Delete(); err != nil {
 		return nil, err
 	}
-	s.forget(r.ID)
+	s.forget(r.ID, c)
 	resp := deleted(p)
 	s.events.send("/tasks/delete", &api.TaskDelete{
 		ContainerID: r.ID, ID: r.ID, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt,
@@ -457,10 +457,12 @@ func deleted(p *container.Process) *api.DeleteResponse {
 	return &api.DeleteResponse{Pid: uint32(p.Pid()), ExitStatus: status, ExitedAt: api.Time(at)}
 }
 
-func (s *service) forget(id string) {
+func (s *service) forget(id string, c *container.Container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.containers, id)
+	if s.containers[id] == c { // and not another by its name
+		delete(s.containers, id)
+	}
 	s.idle.set(len(s.containers) == 0)
 }
 

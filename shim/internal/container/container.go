@@ -84,6 +84,14 @@ type Container struct {
 	stopped   sync.Once   // its poststop hooks have run
 	stopWatch context.CancelFunc
 
+	// alive ends with the first process: nobody goes on making an exec then.
+	alive context.Context
+	die   context.CancelFunc
+
+	// deleting is held while the container is deleted: that is done once.
+	deleting sync.Mutex
+	deleted  bool
+
 	// oomMu guards oom, the OOM kills that were told.
 	oomMu sync.Mutex
 	oom   cgroup.OOMKills
@@ -104,6 +112,7 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 		return nil, err
 	}
 	c := &Container{cfg: cfg, agent: a, execs: map[string]*Process{}}
+	c.alive, c.die = context.WithCancel(context.Background())
 	var undo cleanup
 	defer func() { err = undo.unless(err) }()
 
@@ -315,15 +324,11 @@ func (c *Container) Process(execID string) (*Process, error) {
 
 // Exec registers a further process. It is made when it is started.
 func (c *Container) Exec(execID string, proc *specs.Process, io stdio.Config) (*Process, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if err := allow(verbExec, c.init.State(), c.cfg.ID); err != nil {
 		return nil, err
 	}
-	if _, ok := c.execs[execID]; ok {
-		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.cfg.ID, errdefs.ErrAlreadyExists)
-	}
-	// What cannot be run is refused now, before it is registered.
+	// What cannot be run is refused now, before it is registered. Without the
+	// lock: this reads a file of the container's.
 	plan, err := compile.Exec(c.cfg.Spec, proc, compile.Options{
 		ID: c.cfg.ID, Bundle: c.cfg.Bundle, Home: homeIn(c.init.Pid(), proc.User.UID), Filter: c.filter,
 		SELinux: labelled(c.cfg.Spec, proc),
@@ -333,6 +338,14 @@ func (c *Container) Exec(execID string, proc *specs.Process, io stdio.Config) (*
 	}
 	p := newProcess(c, execID, proc, io)
 	p.plan = plan
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.execs[execID]; ok {
+		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.cfg.ID, errdefs.ErrAlreadyExists)
+	}
+	if c.ended {
+		return nil, errStopped(c.cfg.ID)
+	}
 	c.execs[execID] = p
 	return p, nil
 }
@@ -384,8 +397,15 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 }
 
 // Pids are all processes of the container: those of its cgroup and of the
-// cgroups below.
-func (c *Container) Pids() ([]int, error) { return c.group.Pids() }
+// cgroups below. Where that is gone there are none: systemd removes the cgroup
+// of a scope with its last process.
+func (c *Container) Pids() ([]int, error) {
+	pids, err := c.group.Pids()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return pids, c.known(err)
+}
 
 // ExecID tells which exec, "" for none, has the pid.
 func (c *Container) ExecID(pid int) string {
@@ -400,7 +420,18 @@ func (c *Container) ExecID(pid int) string {
 }
 
 // Stats measures the container.
-func (c *Container) Stats() (*api.Metrics, error) { return c.group.Stats() }
+func (c *Container) Stats() (*api.Metrics, error) {
+	m, err := c.group.Stats()
+	return m, c.known(err)
+}
+
+// known says of a question that came too late, to a cgroup that is gone, that it did.
+func (c *Container) known(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("container %s: %w: %w", c.cfg.ID, errdefs.ErrNotFound, err)
+	}
+	return err
+}
 
 // KillAll signals every process of the container.
 func (c *Container) KillAll(sig unix.Signal) error {
@@ -418,7 +449,7 @@ func (c *Container) KillAll(sig unix.Signal) error {
 func (c *Container) signalAll(sig unix.Signal) error {
 	pids, err := c.group.Pids()
 	if err != nil {
-		return err
+		return c.known(err)
 	}
 	held := map[int]int{}
 	defer func() {
@@ -432,7 +463,7 @@ func (c *Container) signalAll(sig unix.Signal) error {
 		}
 	}
 	if pids, err = c.group.Pids(); err != nil {
-		return err
+		return c.known(err)
 	}
 	for _, pid := range pids {
 		fd, ok := held[pid]
@@ -448,6 +479,11 @@ func (c *Container) signalAll(sig unix.Signal) error {
 
 // Delete frees a container that has stopped, or was never started.
 func (c *Container) Delete() error {
+	c.deleting.Lock()
+	defer c.deleting.Unlock()
+	if c.deleted {
+		return fmt.Errorf("container %s: %w", c.cfg.ID, errdefs.ErrNotFound)
+	}
 	if err := allow(verbDelete, c.init.State(), c.cfg.ID); err != nil {
 		return err
 	}
@@ -455,15 +491,6 @@ func (c *Container) Delete() error {
 		return err
 	}
 	<-c.init.done
-	c.mu.Lock()
-	execs := c.execs
-	c.execs = map[string]*Process{}
-	c.mu.Unlock()
-	for _, p := range execs {
-		p.release()
-	}
-	c.init.release()
-	c.stopWatch()
 	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
 	defer cancel()
 	if err := stopScope(ctx, c.unit); err != nil {
@@ -472,6 +499,19 @@ func (c *Container) Delete() error {
 	if err := c.group.Delete(ctx); err != nil {
 		return err
 	}
+	c.deleted = true
+	c.mu.Lock()
+	execs := c.execs
+	c.execs = map[string]*Process{}
+	c.mu.Unlock()
+	for _, p := range execs {
+		// One whose start is under way is given up by now, as there is no
+		// cgroup for it, and one that has run has ended.
+		_ = p.neverStart()
+		p.release()
+	}
+	c.init.release()
+	c.stopWatch()
 	err := errors.Join(c.group.Close(), c.afterEnd())
 	c.removeMountPoint()
 	return err
@@ -502,7 +542,9 @@ func (c *Container) DeleteExec(p *Process) error {
 	p.release()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.execs, p.execID)
+	if c.execs[p.execID] == p { // and not another by its name
+		delete(c.execs, p.execID)
+	}
 	return nil
 }
 
@@ -512,6 +554,7 @@ func (c *Container) DeleteExec(p *Process) error {
 func (c *Container) killRest() {
 	c.mu.Lock()
 	c.ended = true
+	c.die()
 	var started []*Process
 	for _, p := range c.execs {
 		if p.Pid() != 0 {

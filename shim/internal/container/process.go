@@ -238,7 +238,8 @@ func (p *Process) failed(err error) error {
 	return err
 }
 
-// makeExec makes an exec's process inside the container.
+// makeExec makes an exec's process inside the container. It is given up when
+// the container ends.
 func (p *Process) makeExec(ctx context.Context) error {
 	c := p.container
 	if err := allow(verbExec, c.init.State(), c.cfg.ID); err != nil {
@@ -246,20 +247,31 @@ func (p *Process) makeExec(ctx context.Context) error {
 	}
 	plan := p.plan
 	p.plan = nil
-	err := c.init.proc.Control(func(pidfd int) error {
-		files, err := openFiles(plan.Files, pidfd, nil)
-		if err != nil {
-			return err
-		}
-		defer closeAll(files)
-		return p.make(ctx, plan, files, nil)
+	// The files have a pidfd of their own. To hold the first process's any
+	// longer would keep its waiter from closing it, and from saying that it
+	// has ended.
+	var files []int
+	err := c.init.proc.Control(func(pidfd int) (err error) {
+		files, err = openFiles(plan.Files, pidfd, nil)
+		return err
 	})
 	if errors.Is(err, os.ErrProcessDone) {
 		return errStopped(c.cfg.ID)
 	}
-	if err == nil && c.stopping() {
-		// Its cgroup may have been killed before it was there.
-		err = errors.Join(errStopped(c.cfg.ID), p.proc.Abandon())
+	if err != nil {
+		return err
+	}
+	defer closeAll(files)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.alive, cancel)()
+	err = p.make(ctx, plan, files, nil)
+	if c.stopping() {
+		if err == nil {
+			// Its cgroup may have been killed before it was there.
+			err = p.discard()
+		}
+		err = errors.Join(errStopped(c.cfg.ID), err)
 	}
 	return err
 }

@@ -1,0 +1,130 @@
+package shim
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// What happens at once, or too late.
+
+// TestEndWhileExecStarts: an exec that does not get on with its start, here for its log binary, keeps nobody from
+// hearing how the container ended, and from deleting it.
+func TestEndWhileExecStarts(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	r.run("x", "sleep", "1000")
+	up := filepath.Join(r.dir, "up")
+	logger := filepath.Join(r.dir, "logger")
+	r.must(os.WriteFile(logger, []byte("#!/bin/sh\n: > "+up+"\nexec sleep 1000\n"), 0o700))
+	for _, id := range []string{"hangs", "never"} {
+		_, err := r.client.Exec(ctx, &task.ExecProcessRequest{ID: "x", ExecID: id, Stdout: "binary://" + logger, Spec: execSpec(t, "true")})
+		r.must(err)
+	}
+	ended := make(chan error, 2)
+	go func() {
+		_, err := r.client.Start(ctx, &task.StartRequest{ID: "x", ExecID: "hangs"})
+		ended <- err
+	}()
+	r.eventually("a log binary", func() bool { _, err := os.Stat(up); return err == nil })
+	go func() {
+		_, err := r.client.Wait(ctx, &task.WaitRequest{ID: "x", ExecID: "never"})
+		ended <- err
+	}()
+	_, err := r.client.Kill(ctx, &task.KillRequest{ID: "x", Signal: 9})
+	r.must(err)
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	_, err = r.client.Wait(bounded, &task.WaitRequest{ID: "x"})
+	r.must(err)
+	_, err = r.client.Delete(bounded, &task.DeleteRequest{ID: "x"})
+	r.must(err)
+	for range 2 {
+		select {
+		case err := <-ended:
+			if code := status.Code(err); code != codes.OK && code != codes.FailedPrecondition && code != codes.NotFound {
+				t.Error(err)
+			}
+		case <-bounded.Done():
+			t.Fatal("nobody tells of the exec")
+		}
+	}
+	r.events.await(t, "create", "start", "exec-added", "exec-added", "exit", "delete")
+	r.assertClean()
+}
+
+func (r *rig) eventually(what string, done func() bool) {
+	r.t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for !done() {
+		if time.Now().After(deadline) {
+			r.t.Fatal("no " + what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// TestDeletesAtOnce: one of them deletes, the others are told that there is nothing any more.
+func TestDeletesAtOnce(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	var want []string
+	for range 20 {
+		r.run("x", "true")
+		r.wait("x")
+		want = append(want, "create", "start", "exit", "delete")
+		var codesOf sync.Map
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				_, err := r.client.Delete(ctx, &task.DeleteRequest{ID: "x"})
+				codesOf.Store(i, err)
+			})
+		}
+		all.Wait()
+		done := 0
+		codesOf.Range(func(_, v any) bool {
+			err, _ := v.(error)
+			switch status.Code(err) {
+			case codes.OK:
+				done++
+			case codes.NotFound:
+			default:
+				t.Error(err)
+			}
+			return true
+		})
+		if done != 1 {
+			t.Errorf("deleted %d times", done)
+		}
+	}
+	r.events.await(t, want...)
+	r.assertClean()
+}
+
+// TestCgroupIsGone: systemd removes that of a scope with its last process. What a containerd that comes back asks
+// first is Pids, and an error would make it bury how the container ended.
+func TestCgroupIsGone(t *testing.T) {
+	r := newRig(t)
+	r.run("x", "sh", "-c", "exit 3")
+	r.wait("x")
+	r.must(os.Remove(filepath.Join(cgroupRoot(), testCgroup, t.Name())))
+	pids, err := r.client.Pids(t.Context(), &task.PidsRequest{ID: "x"})
+	if err != nil || len(pids.Processes) != 1 {
+		t.Errorf("%v %v", pids, err)
+	}
+	if _, err := r.client.Stats(t.Context(), &task.StatsRequest{ID: "x"}); status.Code(err) != codes.NotFound {
+		t.Errorf("stats: %v", err)
+	}
+	if got := r.remove("x"); got.ExitStatus != 3 {
+		t.Errorf("status %d", got.ExitStatus)
+	}
+	r.assertClean()
+}

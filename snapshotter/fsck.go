@@ -21,8 +21,11 @@ import (
 // is found too: fsck can be asked after a crash, before it.
 func Fsck(c Config, repair bool) (findings []string, err error) {
 	d := dirs{c.Root}
-	if findings, err = checkStore(d.metadata()); err != nil || len(findings) > 0 {
-		return findings, err // nothing else can be believed, and nothing is to be done by machine
+	if findings, err = checkStore(d.metadata()); err != nil {
+		return findings, err
+	}
+	if len(findings) > 0 { // nothing else can be believed, and nothing is to be done by machine
+		return findings, fmt.Errorf("%s is damaged, which is not mended: begin with an empty root, and pull the images again", d.metadata())
 	}
 	store, err := openStore(d.metadata())
 	if err != nil {

@@ -62,23 +62,8 @@ func detect() (f Features) {
 
 func probe(d dirs) (f Features, err error) {
 	f = detect()
-	var st unix.Statfs_t
-	if err := unix.Statfs(d.root, &st); err != nil {
-		return f, fmt.Errorf("%s: statfs: %w", d.root, err)
-	}
-	known, ok := fileSystems[st.Type]
-	if !ok {
-		known.name, known.sync = fmt.Sprintf("%#x", st.Type), syncWhole
-	}
-	f.FileSystem, f.sync = known.name, known.sync
-	if st.Type == unix.EXT4_SUPER_MAGIC {
-		var root unix.Stat_t
-		if err := unix.Stat(d.root, &root); err != nil {
-			return f, fmt.Errorf("%s: stat: %w", d.root, err)
-		}
-		if !journaled(root.Dev) {
-			f.sync = syncWhole
-		}
+	if f.FileSystem, f.sync, err = fileSystem(d.root); err != nil {
+		return f, err
 	}
 
 	// Without it overlay cannot tell a whiteout in a directory listing.
@@ -88,8 +73,30 @@ func probe(d dirs) (f Features, err error) {
 		return f, fmt.Errorf("%s: %s gives no d_type; xfs must be made with ftype=1", d.root, f.FileSystem)
 	}
 	loadOverlay()
-	f.options = chooseOptions(f.UserNS && st.Type != unix.TMPFS_MAGIC, overlayParameter)
+	f.options = chooseOptions(f.UserNS && f.FileSystem != "tmpfs", overlayParameter)
 	return f, f.try(d)
+}
+
+// fileSystem is what a directory is on, and how its files are made durable.
+func fileSystem(dir string) (name string, mode syncMode, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return "", syncNone, fmt.Errorf("%s: statfs: %w", dir, err)
+	}
+	known, ok := fileSystems[st.Type]
+	if !ok {
+		known.name, known.sync = fmt.Sprintf("%#x", st.Type), syncWhole
+	}
+	if st.Type == unix.EXT4_SUPER_MAGIC {
+		var root unix.Stat_t
+		if err := unix.Stat(dir, &root); err != nil {
+			return "", syncNone, fmt.Errorf("%s: stat: %w", dir, err)
+		}
+		if !journaled(root.Dev) {
+			known.sync = syncWhole
+		}
+	}
+	return known.name, known.sync, nil
 }
 
 // journaled tells whether an ext4 has a journal: it may be made without one, and ext2 has none. If sysfs does

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -15,8 +16,8 @@ const usage = `usage: mini COMMAND
   explain BUNDLE   print what would be done to create the container of an OCI
                    bundle, one line a step, like strace(1)
   features         print the OCI features of the runtime, as JSON
-  doctor           look at this machine: kernel, cgroups, containerd; say what
-                   to do about each finding
+  doctor           look at this machine: kernel, cgroups, containerd, the
+                   snapshotter's disk; say what to do about each finding
   config containerd VERSION
                    print the part of containerd's configuration that makes
                    the snapshotter known; 2, 3 or 4 is that configuration's
@@ -41,16 +42,19 @@ func run(args []string) error {
 		os.Exit(2)
 	}
 	command, rest := args[0], args[1:]
+	switch {
+	case command == "explain" && len(rest) != 1:
+		return errors.New("explain: want the directory of a bundle")
+	case (command == "features" || command == "version") && len(rest) > 0:
+		return fmt.Errorf("%s: unexpected argument %q", command, rest[0])
+	}
 	switch command {
 	case "config":
 		return runConfig(rest)
+	case "doctor":
+		return runDoctor(rest)
 	case "snapshotter":
 		return runSnapshotter(rest)
-	}
-	if want := map[string]int{"explain": 1}[command]; len(rest) != want {
-		return fmt.Errorf("%s: want %d arguments, have %d", command, want, len(rest))
-	}
-	switch command {
 	case "explain":
 		text, err := shim.Explain(rest[0])
 		fmt.Print(text)
@@ -59,8 +63,6 @@ func run(args []string) error {
 		text, err := shim.FeaturesJSON()
 		fmt.Println(text)
 		return err
-	case "doctor":
-		return shim.Doctor(os.Stdout)
 	case "version":
 		fmt.Println("mini", shim.Version())
 		return nil

@@ -92,8 +92,11 @@ func fsck(c snapshotter.Config, repair bool) error {
 	for _, f := range findings {
 		fmt.Println(f)
 	}
-	if err == nil && len(findings) > 0 && !repair {
-		err = fmt.Errorf("%d findings; --repair mends them", len(findings))
+	switch {
+	case err != nil || repair || len(findings) == 0:
+		return err
+	case len(findings) == 1:
+		return errors.New("one finding; --repair mends it")
 	}
-	return err
+	return fmt.Errorf("%d findings; --repair mends them", len(findings))
 }

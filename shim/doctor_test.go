@@ -1,0 +1,59 @@
+package shim
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// What is said of containerd's configuration, on a machine that systemd has booted and on another; TestDoctor in
+// integration asks real ones.
+func TestLookConfig(t *testing.T) {
+	const (
+		mini    = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.mini]\nruntime_type = 'io.containerd.mini.v2'\n"
+		runc    = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]\nruntime_type = 'io.containerd.runc.v2'\n"
+		options = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]\n"
+		first   = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.a]\nruntime_type = 'io.containerd.runc.v2'\n" +
+			"[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.a.options]\nSystemdCgroup = true\n"
+		old = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd]\n"
+	)
+	withDefault := func(name string) string {
+		return "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd]\ndefault_runtime_name = '" + name + "'\n"
+	}
+	for _, c := range []struct {
+		name, config string
+		booted       bool
+		want         string // of the last finding
+		advice       string // contained; none if empty
+	}{
+		{"no handler", withDefault("runc") + runc, true, "has no handler of the type", "runtimes.mini]"},
+		{"no handler, 1.7", old, true, "has no handler of the type", `[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.mini]`},
+		{"off", "version = 3\ndisabled_plugins = ['io.containerd.cri.v1.runtime']\n", true, "io.containerd.cri.v1.runtime is in disabled_plugins", ""},
+		{"no default", withDefault("runc") + mini, true, `default_runtime_name is "runc", and there is no such handler`, `default_runtime_name = "mini"`},
+		{
+			"cgroupfs under systemd", withDefault("mini") + mini + runc + options + "SystemdCgroup = false\n", true,
+			"the cgroup driver cgroupfs, by handler runc; systemd has booted", `SystemdCgroup = true in [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]`,
+		},
+		{"options without the word", withDefault("mini") + mini + runc + options + "Root = ''\n", true, "the cgroup driver cgroupfs, by handler runc; systemd has booted", "SystemdCgroup = true"},
+		{"systemd under systemd", withDefault("mini") + mini + runc + options + "SystemdCgroup = true\n", true, "the cgroup driver systemd, by handler runc", ""},
+		{"cgroupfs without systemd", withDefault("runc") + mini + runc + options + "Root = ''\n", false, "the cgroup driver cgroupfs, by handler runc", ""},
+		{"systemd without systemd", withDefault("runc") + mini + runc + options + "SystemdCgroup = true\n", false, "pods are refused", "SystemdCgroup = false"},
+		{"the default one is asked first", withDefault("runc") + mini + first + runc + options + "Root = ''\n", false, "cgroupfs, by handler runc", ""},
+		{"the first one by name is asked next", withDefault("mini") + mini + runc + options + first, true, "systemd, by handler a", ""},
+		{"no options", withDefault("mini") + mini + runc, true, "that it finds itself: systemd", ""},
+		{"1.7", old + "default_runtime_name = 'm'\n[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.m]\nruntime_type = 'io.containerd.mini.v2'\n", true, "cgroupDriver in the kubelet's", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var parsed containerdConfig
+			if err := toml.Unmarshal([]byte(c.config), &parsed); err != nil {
+				t.Fatal(err)
+			}
+			all := lookConfig("config.toml", parsed, c.booted)
+			got := all[len(all)-1]
+			if !strings.Contains(got.What, c.want) || !strings.Contains(got.Advice, c.advice) || (c.advice == "") != (got.Advice == "") {
+				t.Errorf("%+v, want %q, %q", got, c.want, c.advice)
+			}
+		})
+	}
+}

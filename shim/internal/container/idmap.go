@@ -3,11 +3,8 @@ package container
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/program"
 )
@@ -65,64 +62,18 @@ func parseIDMap(line string) (program.IDMap, error) {
 
 // openMappedOverlay mounts an overlay whose lower layers are id-mapped; what is
 // written above them has the ids of the host anyway. Overlayfs itself cannot be
-// mapped. The layers have one mapped clone between them, that of the directory
-// they are all in: a mount for each layer is what containerd issue 12092 is about.
+// mapped.
 func openMappedOverlay(m Mount, ids *program.IDMaps, ns *maker) (int, error) {
-	top := commonDir(m)
-	mapped, err := openTree(top, false)
+	in, err := openLayerDir(commonDir(lowerLayers(m)))
 	if err != nil {
 		return -1, err
 	}
-	defer unix.Close(mapped)
-	if err := ns.idmap(mapped, ids, false); err != nil {
+	defer in.close()
+	if err := ns.idmap(in.clone, ids, false); err != nil {
 		return -1, err
 	}
-	in := &mappedDir{top, mapped}
-	fd, err := overlay(m, in)
-	if errors.Is(err, errOnePage) || errors.Is(err, unix.EINVAL) {
-		return overlayInOnePage(m, in)
+	if takesDetached() {
+		return overlay(m, in)
 	}
-	return fd, err
-}
-
-// mappedDir is a directory of the host, and an id-mapped mount of it.
-type mappedDir struct {
-	path string
-	fd   int
-}
-
-// open opens a directory, in the mapped one if there is one.
-func (d *mappedDir) open(path string) (int, error) {
-	if d == nil {
-		return openDir(unix.AT_FDCWD, path)
-	}
-	below, err := filepath.Rel(d.path, path)
-	if err != nil {
-		return -1, err
-	}
-	return openDir(d.fd, below)
-}
-
-// commonDir is the deepest directory that holds all lower layers.
-func commonDir(m Mount) string {
-	var top string
-	for _, o := range m.Options {
-		value, ok := strings.CutPrefix(o, "lowerdir=")
-		if !ok {
-			continue
-		}
-		for _, l := range splitLayers(value) {
-			dir := filepath.Clean(l.path)
-			if top == "" {
-				top = dir
-			}
-			for top != "/" && dir != top && !strings.HasPrefix(dir, top+"/") {
-				top = filepath.Dir(top)
-			}
-		}
-	}
-	if top == "" {
-		return "/"
-	}
-	return top
+	return overlayInOnePage(m, in)
 }

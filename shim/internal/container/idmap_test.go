@@ -28,15 +28,15 @@ func TestMappedOverlay(t *testing.T) {
 	for name, mount := range map[string]func(Mount) (int, error){
 		"as the kernel has it": func(m Mount) (int, error) { return openMappedOverlay(m, ids, ns) },
 		"in one page": func(m Mount) (int, error) {
-			fd, err := openTree(commonDir(m), false)
+			in, err := openLayerDir(commonDir(lowerLayers(m)))
 			if err != nil {
 				return -1, err
 			}
-			defer unix.Close(fd)
-			if err := ns.idmap(fd, ids, false); err != nil {
+			defer in.close()
+			if err := ns.idmap(in.clone, ids, false); err != nil {
 				return -1, err
 			}
-			return overlayInOnePage(m, &mappedDir{commonDir(m), fd})
+			return overlayInOnePage(m, in)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

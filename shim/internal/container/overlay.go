@@ -24,13 +24,13 @@ var errOnePage = errors.New("overlayfs takes layers one by one since Linux 6.8")
 //
 // Layers that are id-mapped are opened in their mount, which is attached in that
 // namespace: until Linux 6.15 overlayfs takes none that is not.
-func overlayInOnePage(m Mount, mapped *mappedDir) (fd int, err error) {
-	onThread(func() { fd, err = overlayHere(m, mapped) })
+func overlayInOnePage(m Mount, in *layerDir) (fd int, err error) {
+	onThread(func() { fd, err = overlayHere(m, in) })
 	return fd, err
 }
 
 // overlayHere does so in a mount namespace that it makes for its thread.
-func overlayHere(m Mount, mapped *mappedDir) (int, error) {
+func overlayHere(m Mount, in *layerDir) (int, error) {
 	//nolint:forbidigo // the thread ends
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return -1, fmt.Errorf("unshare: %w", err)
@@ -41,11 +41,11 @@ func overlayHere(m Mount, mapped *mappedDir) (int, error) {
 	if err := unix.Chdir("/proc/thread-self/fd"); err != nil {
 		return -1, fmt.Errorf("/proc/thread-self/fd: %w", err)
 	}
-	o := onePage{mapped: mapped}
+	o := onePage{in: in}
 	defer o.close()
-	if mapped != nil {
+	if in != nil {
 		// On top of the root, where no path leads: it begins below.
-		if err := unix.MoveMount(mapped.fd, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		if err := unix.MoveMount(in.clone, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return -1, fmt.Errorf("attach id-mapped layers: %w", err)
 		}
 	}
@@ -71,7 +71,7 @@ type onePage struct {
 	fds   []int
 	first string // of the layers, by its path
 
-	mapped *mappedDir // where the lower layers are, or nil
+	in *layerDir // where the lower layers are, or nil
 }
 
 func (o *onePage) close() { closeAll(o.fds) }
@@ -106,7 +106,7 @@ func (o *onePage) lower(value string) error {
 		if l.key != "lowerdir+" {
 			return fmt.Errorf("lowerdir: data-only layers: %w", errOnePage)
 		}
-		name, err := o.dir(l.path, o.mapped)
+		name, err := o.dir(l.path, o.in)
 		if err != nil {
 			return err
 		}
@@ -121,8 +121,8 @@ func (o *onePage) lower(value string) error {
 
 // dir opens a directory, in this namespace: overlayfs takes none of another. Its
 // name is relative to /proc/thread-self/fd.
-func (o *onePage) dir(path string, mapped *mappedDir) (string, error) {
-	fd, err := mapped.open(path)
+func (o *onePage) dir(path string, in *layerDir) (string, error) {
+	fd, err := in.open(path)
 	if err != nil {
 		return "", err
 	}

@@ -163,6 +163,12 @@ func openOverlay(m Mount, ns *maker) (int, error) {
 	if ids != nil {
 		return openMappedOverlay(Mount{Source: m.Source, Options: options}, ids, ns)
 	}
+	if layers := lowerLayers(m); len(layers) >= worthClone && takesDetached() {
+		if fd, err := overlayOfClone(m, commonDir(layers)); err == nil {
+			return fd, nil
+		}
+		// A layer may be a mount of its own. What else was wrong is wrong again.
+	}
 	fd, err := overlay(m, nil)
 	if errors.Is(err, errOnePage) {
 		return overlayInOnePage(m, nil)
@@ -170,8 +176,17 @@ func openOverlay(m Mount, ns *maker) (int, error) {
 	return fd, err
 }
 
-// overlay mounts one whose lower layers may be in a directory that is mapped.
-func overlay(m Mount, mapped *mappedDir) (int, error) {
+func overlayOfClone(m Mount, path string) (int, error) {
+	in, err := openLayerDir(path)
+	if err != nil {
+		return -1, err
+	}
+	defer in.close()
+	return overlay(m, in)
+}
+
+// overlay mounts one whose lower layers are opened by way of in, if that is not nil.
+func overlay(m Mount, in *layerDir) (int, error) {
 	c, err := newContext("overlay")
 	if err != nil {
 		return -1, err
@@ -184,7 +199,7 @@ func overlay(m Mount, mapped *mappedDir) (int, error) {
 		switch {
 		case key == "lowerdir" && ok:
 			for _, l := range splitLayers(value) {
-				c.dir(l.key, l.path, mapped)
+				c.dir(l.key, l.path, in)
 			}
 		case (key == "upperdir" || key == "workdir") && ok:
 			c.dir(key, value, nil)
@@ -198,40 +213,6 @@ func overlay(m Mount, mapped *mappedDir) (int, error) {
 		}
 	}
 	return c.mount(attr)
-}
-
-// layer is one directory of lowerdir, and the parameter that takes it.
-type layer struct{ key, path string }
-
-// splitLayers splits lowerdir as overlayfs itself does: "\:" is a colon in a
-// name, "::" begins the data-only layers. Documentation/filesystems/overlayfs.rst.
-func splitLayers(value string) []layer {
-	var out []layer
-	var name strings.Builder
-	key := "lowerdir+"
-	flush := func() {
-		if name.Len() > 0 {
-			out = append(out, layer{key, name.String()})
-			name.Reset()
-		}
-	}
-	for i := 0; i < len(value); i++ {
-		switch {
-		case value[i] == '\\' && i+1 < len(value):
-			i++
-			name.WriteByte(value[i])
-		case value[i] == ':':
-			flush()
-			if i+1 < len(value) && value[i+1] == ':' {
-				key = "datadir+"
-				i++
-			}
-		default:
-			name.WriteByte(value[i])
-		}
-	}
-	flush()
-	return out
 }
 
 // fsContext is a file system being configured: fsopen(2). It keeps the first
@@ -272,11 +253,11 @@ func (c *fsContext) flag(key string) {
 // dir gives a directory by descriptor, which overlayfs takes since Linux 6.13.
 // Linux 6.8 wants a name: that of the descriptor is short enough for the 256
 // bytes of an fsconfig string.
-func (c *fsContext) dir(key, path string, mapped *mappedDir) {
+func (c *fsContext) dir(key, path string, in *layerDir) {
 	if c.err != nil {
 		return
 	}
-	fd, err := mapped.open(path)
+	fd, err := in.open(path)
 	if err != nil {
 		c.fail(key, err)
 		return
@@ -293,14 +274,6 @@ func (c *fsContext) dir(key, path string, mapped *mappedDir) {
 		err = errOnePage // before 6.5 they know of mount(2) alone
 	}
 	c.fail(key+"="+path, err)
-}
-
-func openDir(at int, path string) (int, error) {
-	fd, err := unix.Openat(at, path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	return fd, nil
 }
 
 // mount makes the superblock and its detached mount.

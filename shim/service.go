@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -145,12 +146,22 @@ func readSpec(bundle string) (*specs.Spec, error) {
 		return nil, fmt.Errorf("bundle: %q: not an absolute path: %w", bundle, errdefs.ErrInvalidArgument)
 	}
 	path := filepath.Join(bundle, "config.json")
-	if st, err := os.Stat(path); err == nil && st.Size() > maxSpec {
-		return nil, fmt.Errorf("%s: %d bytes, at most %d: %w", path, st.Size(), maxSpec, errdefs.ErrInvalidArgument)
-	}
-	data, err := os.ReadFile(path)
+	// O_NONBLOCK means nothing for a regular file, and spares the four calls by which os.Open would try it.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() > maxSpec {
+		return nil, fmt.Errorf("%s: %d bytes, at most %d: %w", path, st.Size(), maxSpec, errdefs.ErrInvalidArgument)
+	}
+	data := make([]byte, st.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	var config specs.Spec
 	if err := spec.Unmarshal(data, &config); err != nil {

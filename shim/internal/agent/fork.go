@@ -80,8 +80,21 @@ func pidOf(pidfd *os.File) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	var data []byte
-	cerr := rc.Control(func(fd uintptr) { data, err = os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd)) })
+	data := make([]byte, 1<<10) // procfs gives such a file at once
+	cerr := rc.Control(func(fd uintptr) {
+		var info, n int
+		path := fmt.Sprintf("/proc/self/fdinfo/%d", fd)
+		if info, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			err = fmt.Errorf("%s: open: %w", path, err)
+			return
+		}
+		defer unix.Close(info)
+		if n, err = unix.Read(info, data); err != nil {
+			err = fmt.Errorf("%s: read: %w", path, err)
+			return
+		}
+		data = data[:n]
+	})
 	if err = errors.Join(err, cerr); err != nil {
 		return 0, err
 	}

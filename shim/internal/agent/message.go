@@ -75,11 +75,12 @@ func descriptor(oob []byte) (*os.File, error) {
 	if err != nil || len(fds) == 0 {
 		return nil, fmt.Errorf("agent: control message: %w", err)
 	}
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		unix.Close(fds[0])
+	f, err := pollable(fds[0], "received")
+	if err != nil {
+		f.Close()
 		return nil, fmt.Errorf("agent: %w", err)
 	}
-	return os.NewFile(uintptr(fds[0]), "received"), nil
+	return f, nil
 }
 
 // arrive waits until the process stands at a gate, and sees to what it needs

@@ -107,12 +107,13 @@ func (a *Agent) Start(ctx context.Context, c Command) (_ *Process, err error) {
 	}
 	// O_NONBLOCK belongs to the open file description: only our end waits
 	// in Go's poller, the agent's blocks in read(2).
-	if err := unix.SetNonblock(pair[0], true); err != nil {
-		unix.Close(pair[0])
+	sock, err := pollable(pair[0], "agent")
+	if err != nil {
+		sock.Close()
 		unix.Close(pair[1])
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
-	p := &Process{program: c.Program, listener: c.Listener, mountPoint: c.MountPoint, sock: os.NewFile(uintptr(pair[0]), "agent")}
+	p := &Process{program: c.Program, listener: c.Listener, mountPoint: c.MountPoint, sock: sock}
 	err = a.clone(&c, p, pair[1])
 	// Now, or the end of an agent that is killed would not be an end of file.
 	unix.Close(pair[1])
@@ -176,15 +177,20 @@ func (a *Agent) clone(c *Command, p *Process, sock int) error {
 	}
 	// A pidfd with O_NONBLOCK makes waitid(2) answer EAGAIN instead of
 	// waiting (Linux 5.10), so Go's poller waits, and no thread.
-	if err := unix.SetNonblock(pidfd, true); err != nil {
-		p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+	if p.pidfd, err = pollable(pidfd, "pidfd"); err != nil {
 		return errors.Join(fmt.Errorf("pidfd: %w", err), p.abandon())
 	}
-	p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
 	if c.Forks {
 		p.parent = p.Pid
 	}
 	return nil
+}
+
+// pollable makes a file that waits in Go's poller of a descriptor that has no other status flag (F_SETFL of
+// fcntl(2)). There is one after an error, too.
+func pollable(fd int, name string) (*os.File, error) {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_NONBLOCK)
+	return os.NewFile(uintptr(fd), name), err
 }
 
 // begin sends the image and waits for the gate.

@@ -65,7 +65,11 @@ func (g *Group) create(need []string) (err error) {
 	if err != nil {
 		return g.err("open", err)
 	}
-	defer func() { unix.Close(at) }()
+	defer func() {
+		if at >= 0 {
+			unix.Close(at)
+		}
+	}()
 
 	names := strings.Split(g.path[1:], "/")
 	leafIsNew := false

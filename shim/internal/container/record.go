@@ -11,6 +11,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/containerd-mini/mini/shim/internal/bootstrap"
 	"github.com/containerd-mini/mini/shim/internal/cgroup"
@@ -32,7 +33,12 @@ func (r record) write(bundle string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(bundle, bootstrap.RecordName), data, 0o600); err != nil {
+	f, err := openFile(filepath.Join(bundle, bootstrap.RecordName), unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("bundle: %w", err)
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
 	return nil

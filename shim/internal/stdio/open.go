@@ -182,14 +182,14 @@ func (s *IO) pipe(name string, output bool) (ours *end, child *os.File, err erro
 		us, them = fds[0], fds[1]
 	}
 	child = os.NewFile(uintptr(them), name)
-	if ours, err = newEnd(us, name); err == nil {
-		err = s.own(child)
-	}
-	if err != nil {
+	ours = &end{fd: us, kind: pipeEnd}
+	if err := ours.register(name, unix.O_NONBLOCK); err != nil {
 		_ = child.Close()
-		if ours != nil {
-			ours.release()
-		}
+		return nil, nil, err
+	}
+	if err := s.own(child); err != nil {
+		_ = child.Close()
+		ours.release()
 		return nil, nil, err
 	}
 	return ours, child, nil

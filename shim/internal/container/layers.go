@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -118,7 +119,7 @@ func (d *layerDir) open(path string) (int, error) {
 	fd, err := unix.Openat2(d.host, below, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_XDEV,
 	})
-	if err == unix.EXDEV {
+	if errors.Is(err, unix.EXDEV) {
 		return -1, fmt.Errorf("%s: not in one mount with the other layers: %w", path, err)
 	}
 	if err != nil {

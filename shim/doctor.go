@@ -131,14 +131,16 @@ func lookPrivileges() []Finding {
 var wanted = []string{"cpu", "cpuset", "io", "memory", "pids"}
 
 func lookCgroup() []Finding {
-	var st unix.Statfs_t
-	if err := unix.Statfs(cgroup.Root, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
+	return lookCgroupAt(cgroup.Root)
+}
+
+func lookCgroupAt(root string) []Finding {
+	if found, advice := cgroup.Layout(root); found != "" {
 		return []Finding{{
-			What:   cgroup.Root + " is not cgroup v2",
-			Advice: "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 there for containerd alone (unshare -m)", Fatal: true,
+			What: found, Advice: advice + "; to try it first, mount cgroup2 there for containerd alone (unshare -m)", Fatal: true,
 		}}
 	}
-	data, err := os.ReadFile(cgroup.Root + "/cgroup.controllers")
+	data, err := os.ReadFile(root + "/cgroup.controllers")
 	if err != nil {
 		return []Finding{{What: err.Error(), Advice: "this is not the cgroup v2 of a host", Fatal: true}}
 	}

@@ -1,10 +1,12 @@
 package shim
 
 import (
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/pelletier/go-toml/v2"
+	"google.golang.org/grpc/status"
 )
 
 // What is said of containerd's configuration, on a machine that systemd has booted and on another; TestDoctor in
@@ -55,5 +57,40 @@ func TestLookConfig(t *testing.T) {
 				t.Errorf("%+v, want %q, %q", got, c.want, c.advice)
 			}
 		})
+	}
+}
+
+// Where the machine has the hybrid layout, or cgroup v1, one sentence says so, from Create and from doctor,
+// and what to do.
+func TestHybridLayout(t *testing.T) {
+	if cgroupRoot() == "" {
+		t.Skip("needs cgroup v2")
+	}
+	for _, hybrid := range []bool{true, false} {
+		root, err := os.MkdirTemp("/dev/shm", "mini-cgroup-") // the layout is known by its tmpfs
+		if err != nil {
+			t.Skip("needs /dev/shm: ", err)
+		}
+		t.Cleanup(func() { os.RemoveAll(root) })
+		want := root + " is not cgroup2 but the layout of cgroup v1"
+		if hybrid {
+			if err := os.Symlink(cgroupRoot(), root+"/unified"); err != nil {
+				t.Fatal(err)
+			}
+			want = root + " is not cgroup2 but the hybrid layout: cgroup2 is at " + root + "/unified, the controllers are in cgroup v1"
+		}
+		const advice = "boot with cgroup v2 alone: systemd.unified_cgroup_hierarchy=1 on the kernel's command line"
+
+		found := lookCgroupAt(root)
+		if len(found) != 1 || !found[0].Fatal || found[0].What != want || !strings.HasPrefix(found[0].Advice, advice) {
+			t.Errorf("doctor: %+v", found)
+		}
+		r := newRigAt(t, root)
+		_, err = r.client.Create(t.Context(), r.request("x", r.spec("true")))
+		if text := status.Convert(err).Message(); !strings.HasPrefix(text, want+"; "+advice) {
+			t.Errorf("Create: %v", err)
+		}
+		r.events.await(t)
+		r.assertClean()
 	}
 }

@@ -50,11 +50,17 @@ type rig struct {
 	client task.TTRPCTaskService
 	conn   *ttrpc.Client
 	dir    string
+	groups string // where the shim looks for cgroup v2
 	fds    int
 	events *eventSink
 }
 
 func newRig(t testing.TB) *rig {
+	t.Helper()
+	return newRigAt(t, cgroupRoot())
+}
+
+func newRigAt(t testing.TB, groups string) *rig {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: namespaces and cgroups")
@@ -66,7 +72,7 @@ func newRig(t testing.TB) *rig {
 	if err != nil {
 		t.Skip("needs Debian's busybox-static")
 	}
-	r := &rig{t: t, dir: t.TempDir()}
+	r := &rig{t: t, dir: t.TempDir(), groups: groups}
 	rootfs := filepath.Join(r.dir, "rootfs", "bin")
 	if err := os.MkdirAll(rootfs, 0o755); err != nil {
 		t.Fatal(err)
@@ -108,7 +114,7 @@ func (r *rig) serve() {
 	})
 	s := &service{
 		seed:      seed,
-		namespace: "test", agent: a, log: log, cgroups: cgroupRoot(), forgetAfter: 50 * time.Millisecond,
+		namespace: "test", agent: a, log: log, cgroups: r.groups, forgetAfter: 50 * time.Millisecond,
 		events:     newPublisher(r.events.path, "test", log),
 		containers: map[string]*container.Container{}, shutdown: func() {},
 	}

@@ -162,7 +162,7 @@ func openRoot(root string) (int, error) {
 	}
 	if st.Type != unix.CGROUP2_SUPER_MAGIC {
 		unix.Close(fd)
-		return -1, fmt.Errorf("cgroup root %s: not a cgroup2 file system (hosts with the v1 or hybrid layout are not supported)", root)
+		return -1, fmt.Errorf("cgroup root %s: not a cgroup2 file system", root)
 	}
 	return fd, nil
 }

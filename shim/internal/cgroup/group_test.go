@@ -28,6 +28,46 @@ func TestPathMayNotEscape(t *testing.T) {
 	}
 }
 
+// oldLayout is a tmpfs as machines with cgroup v1 have it; hybrid with cgroup2 beside.
+func oldLayout(t *testing.T, hybrid bool) string {
+	t.Helper()
+	root, err := os.MkdirTemp("/dev/shm", "mini-cgroup-")
+	if err != nil {
+		t.Skip("needs /dev/shm: ", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
+	if is, err := fileSystem(root); err != nil || is != unix.TMPFS_MAGIC {
+		t.Skipf("needs a tmpfs at /dev/shm: %#x, %v", is, err)
+	}
+	if err := os.Mkdir(root+"/memory", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if hybrid {
+		if err := os.Symlink(testRoot, root+"/unified"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestLayout(t *testing.T) {
+	needRoot(t)
+	v1, hybrid := oldLayout(t, false), oldLayout(t, true)
+	for _, c := range []struct{ root, found, advice string }{
+		{testRoot, "", ""},
+		{v1, v1 + " is not cgroup2 but the layout of cgroup v1", "systemd.unified_cgroup_hierarchy=1"},
+		{hybrid, "cgroup2 is at " + hybrid + "/unified, the controllers are in cgroup v1", "systemd.unified_cgroup_hierarchy=1"},
+		{"/proc", "/proc is not cgroup2, and no cgroup v1 either", "mount -t cgroup2 cgroup2 /proc"},
+		{"/nonexistent", "no cgroup v1 either", "mount -t cgroup2"},
+		{"/proc/version/x", "not a directory", "make it"},
+	} {
+		found, advice := Layout(c.root)
+		if !strings.Contains(found, c.found) || !strings.Contains(advice, c.advice) || (found == "") != (c.found == "") {
+			t.Errorf("%s: %q, %q", c.root, found, advice)
+		}
+	}
+}
+
 func TestRootMustBeCgroup2(t *testing.T) {
 	_, err := Create(t.TempDir(), "/x", nil)
 	if err == nil || !strings.Contains(err.Error(), "not a cgroup2 file system") {

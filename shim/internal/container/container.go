@@ -108,6 +108,9 @@ func Create(ctx context.Context, a *agent.Agent, cfg Config) (_ *Container, err 
 	if err := Kernel(); err != nil {
 		return nil, err
 	}
+	if found, advice := cgroup.Layout(cfg.CgroupRoot); found != "" {
+		return nil, fmt.Errorf("%s; %s", found, advice)
+	}
 	if err := compile.Labels(cfg.Spec, labelled(cfg.Spec, cfg.Spec.Process)); err != nil {
 		return nil, err
 	}

@@ -414,14 +414,7 @@ func TestGuestIOWeight(t *testing.T) {
 func TestGuestIOPS(t *testing.T) {
 	needs(t, "io")
 	d := shared(t, "2.4")
-	var stat unix.Stat_t
-	must(t, unix.Stat(d.Dir, &stat))
-	major, minor := int64(unix.Major(stat.Dev)), int64(unix.Minor(stat.Dev))
-	if _, err := os.Stat(fmt.Sprintf("/sys/dev/block/%d:%d/queue", major, minor)); err != nil {
-		t.Skipf("%s: %s is not on a whole disk: %v", t.Name(), d.Dir, err)
-	}
-	slow := specs.LinuxThrottleDevice{Rate: 10}
-	slow.Major, slow.Minor = major, minor
+	slow := throttled(t, d, 10)
 	task := start(t, d, "box", limited(&specs.LinuxResources{
 		BlockIO: &specs.LinuxBlockIO{
 			ThrottleReadIOPSDevice: []specs.LinuxThrottleDevice{slow}, ThrottleWriteIOPSDevice: []specs.LinuxThrottleDevice{slow},

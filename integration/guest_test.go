@@ -240,18 +240,24 @@ func TestGuestKillPaused(t *testing.T) {
 	d.AssertClean()
 }
 
+// throttled is a limit for the disk that containers' files are on. It skips the test where that is a part of one:
+// the kernel throttles whole disks.
+func throttled(t *testing.T, d *daemon.Daemon, rate uint64) (device specs.LinuxThrottleDevice) {
+	t.Helper()
+	var stat unix.Stat_t
+	must(t, unix.Stat(d.Dir, &stat))
+	device.Major, device.Minor, device.Rate = int64(unix.Major(stat.Dev)), int64(unix.Minor(stat.Dev)), rate
+	if _, err := os.Stat(fmt.Sprintf("/sys/dev/block/%d:%d/queue", device.Major, device.Minor)); err != nil {
+		t.Skipf("%s: %s is not on a whole disk: %v", t.Name(), d.Dir, err)
+	}
+	return device
+}
+
 // Writes to a disk and reads of it are as slow as they have to be.
 func TestGuestIO(t *testing.T) {
 	needs(t, "io")
 	d := shared(t, "2.4")
-	var stat unix.Stat_t
-	must(t, unix.Stat(d.Dir, &stat))
-	major, minor := int64(unix.Major(stat.Dev)), int64(unix.Minor(stat.Dev))
-	if _, err := os.Stat(fmt.Sprintf("/sys/dev/block/%d:%d/queue", major, minor)); err != nil {
-		t.Skipf("%s: %s is not on a whole disk: %v", t.Name(), d.Dir, err)
-	}
-	slow := specs.LinuxThrottleDevice{Rate: mebi}
-	slow.Major, slow.Minor = major, minor
+	slow := throttled(t, d, mebi)
 	task := start(t, d, "box", limited(&specs.LinuxResources{
 		BlockIO: &specs.LinuxBlockIO{
 			ThrottleWriteBpsDevice: []specs.LinuxThrottleDevice{slow}, ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{slow},
@@ -270,7 +276,7 @@ func TestGuestIO(t *testing.T) {
 		}
 	}
 	for _, e := range measure(t, d, task).Io.GetUsage() {
-		if e.Major == uint64(major) && e.Minor == uint64(minor) && e.Wbytes >= 4*mebi {
+		if e.Major == uint64(slow.Major) && e.Minor == uint64(slow.Minor) && e.Wbytes >= 4*mebi {
 			return
 		}
 	}

@@ -64,16 +64,26 @@ func parseIDMap(line string) (program.IDMap, error) {
 // written above them has the ids of the host anyway. Overlayfs itself cannot be
 // mapped.
 func openMappedOverlay(m Mount, ids *program.IDMaps, ns *maker) (int, error) {
-	in, err := openLayerDir(commonDir(lowerLayers(m)))
+	in, err := openMappedLayers(m, ids, ns)
 	if err != nil {
 		return -1, err
 	}
 	defer in.close()
-	if err := ns.idmap(in.clone, ids, false); err != nil {
-		return -1, err
-	}
 	if takesDetached() {
 		return overlay(m, in)
 	}
 	return overlayInOnePage(m, in)
+}
+
+// openMappedLayers is the directory of an overlay's lower layers, id-mapped.
+func openMappedLayers(m Mount, ids *program.IDMaps, ns *maker) (*layerDir, error) {
+	in, err := openLayerDir(commonDir(lowerLayers(m)))
+	if err != nil {
+		return nil, err
+	}
+	if err := ns.idmap(in.clone, ids, false); err != nil {
+		in.close()
+		return nil, err
+	}
+	return in, nil
 }

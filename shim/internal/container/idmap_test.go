@@ -28,14 +28,11 @@ func TestMappedOverlay(t *testing.T) {
 	for name, mount := range map[string]func(Mount) (int, error){
 		"as the kernel has it": func(m Mount) (int, error) { return openMappedOverlay(m, ids, ns) },
 		"in one page": func(m Mount) (int, error) {
-			in, err := openLayerDir(commonDir(lowerLayers(m)))
+			in, err := openMappedLayers(m, ids, ns)
 			if err != nil {
 				return -1, err
 			}
 			defer in.close()
-			if err := ns.idmap(in.clone, ids, false); err != nil {
-				return -1, err
-			}
 			return overlayInOnePage(m, in)
 		},
 	} {

@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/containerd-mini/mini/integration/internal/daemon"
 	"github.com/containerd-mini/mini/shim"
+	"github.com/containerd-mini/mini/snapshotter"
 )
 
 // What doctor says about a configuration is what containerd makes of it.
@@ -50,6 +52,8 @@ func TestDoctor(t *testing.T) {
 		if version == "1.7" {
 			table = `plugins."io.containerd.grpc.v1.cri".containerd`
 		}
+		expect(t, doctor(config(printedHandler(t, version))), "handler mini", "cgroup driver")
+
 		mini := "\n[" + table + ".runtimes.mini]\nruntime_type = \"io.containerd.mini.v2\"\n"
 		if version == "1.7" {
 			expect(t, doctor(config(mini)), "CRI plugin does not load", "default_runtime_name = \"mini\" to ["+table+"]")
@@ -84,4 +88,18 @@ func askCRI(t *testing.T, version, more string) cri.RuntimeServiceClient {
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return cri.NewRuntimeServiceClient(conn)
+}
+
+// printedHandler is the handler that `mini config containerd` prints as a comment.
+func printedHandler(t *testing.T, version string) string {
+	t.Helper()
+	number := map[string]int{"1.7": 2, "2.2": 3, "2.4": 4}[version]
+	text, err := snapshotter.ConfigContainerd(number, snapshotter.DefaultConfig())
+	must(t, err)
+	_, text, found := strings.Cut(text, "# For Kubernetes, a handler")
+	if !found {
+		t.Fatal("no handler is printed")
+	}
+	text, _, _ = strings.Cut(text, "\n\n")
+	return regexp.MustCompile(`(?m)^# (\[.*|\w+ = .*)$`).ReplaceAllString("#"+text, "$1")
 }

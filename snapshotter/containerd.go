@@ -52,9 +52,15 @@ snapshotter = %q
 differ = "walking"
 `, platform, name)
 	}
-	fmt.Fprintf(&b, `
-# For Kubernetes, a handler for the pods of a runtime class, with mini as its runtime and this snapshotter:
-# [%[2]s.mini]
+	b.WriteString("\n# For Kubernetes, a handler for the pods of a runtime class, with mini as its runtime and this snapshotter:\n")
+	if version == 2 {
+		fmt.Fprintf(&b, `# (In config.toml itself: containerd 1.7 takes all tables of a plugin from one file, the last. And with the
+# handler that it has by itself, which it forgets where there is any other.)
+# [%s.runc]
+# runtime_type = "io.containerd.runc.v2"
+`, handlers)
+	}
+	fmt.Fprintf(&b, `# [%[2]s.mini]
 # runtime_type = "io.containerd.mini.v2"
 # snapshotter = "mini"
 

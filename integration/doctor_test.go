@@ -69,8 +69,19 @@ func TestDoctor(t *testing.T) {
 		}
 		runc := "[" + table + ".runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n" +
 			"[" + table + ".runtimes.runc.options]\nSystemdCgroup = true\n"
+		_, err = os.Stat("/run/systemd/system") // sd_booted(3)
+		booted := err == nil
 		for more, want := range map[string]string{mini: "cgroupfs", mini + runc: "systemd"} {
-			expect(t, doctor(config(more)), "handler mini", "containerd tells the kubelet the cgroup driver "+want+", by handler runc")
+			text := doctor(config(more))
+			expect(t, text, "handler mini", "containerd tells the kubelet the cgroup driver "+want+", by handler runc")
+			switch {
+			case booted && want == "cgroupfs":
+				expect(t, text, "SystemdCgroup = true in ["+table+".runtimes.runc.options]")
+			case !booted && want == "systemd":
+				expect(t, text, "SystemdCgroup = false in ["+table+".runtimes.runc.options]")
+			case strings.Contains(text, "SystemdCgroup"):
+				t.Errorf("advice about what fits:\n%s", text)
+			}
 			answer, err := askCRI(t, version, more).RuntimeConfig(t.Context(), &cri.RuntimeConfigRequest{})
 			must(t, err)
 			if got := strings.ToLower(answer.Linux.CgroupDriver.String()); got != want {

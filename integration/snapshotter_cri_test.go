@@ -21,12 +21,10 @@ func TestPodOnSnapshotter(t *testing.T) {
 func podOnSnapshotter(t *testing.T, version string) {
 	s := newService(t)
 	// As the drop-in has it, without its comment signs; another name leaves criConfig's own handler alone.
-	_, handler, _ := strings.Cut(s.dropIn(version), "# [plugins.")
-	handler, _, _ = strings.Cut("[plugins."+handler, "\n\n")
-	handler = strings.ReplaceAll(strings.ReplaceAll(handler, "# ", ""), ".mini]", ".mini-on-mini]")
+	handler := strings.ReplaceAll(printedHandler(t, version), ".mini]", ".mini-on-mini]")
 	handler = strings.ReplaceAll(handler, "io.containerd.mini.v2", daemon.Runtime())
 	if mini() && !hasController("cpu") {
-		header, _, _ := strings.Cut(handler, "]")
+		header, _, _ := strings.Cut(handler[strings.LastIndex(handler, "["):], "]")
 		handler += "\n" + header + ".options]\nmissing_controllers = \"ignore\"\n"
 	}
 	c := startCRI(t, version, s.dropIn(version), handler)

@@ -113,17 +113,22 @@ func pidOf(pidfd *os.File) (pid int, err error) {
 // abandonFamily does so where parent and child may both be there, and the child
 // is not known yet. Until it is reaped the parent holds the number of the group.
 func (p *Process) abandonFamily() error {
-	defer p.pidfd.Close()
 	if err := unix.Kill(-p.parent, unix.SIGKILL); err != nil && err != unix.ESRCH {
 		return fmt.Errorf("kill: %w", err)
 	}
 	for {
-		switch err := unix.Waitid(unix.P_PGID, p.parent, nil, unix.WEXITED, nil); err {
-		case nil, unix.EINTR:
-		case unix.ECHILD:
-			return nil
-		default:
+		err := unix.Waitid(unix.P_PGID, p.parent, nil, unix.WEXITED, nil)
+		if err == unix.ECHILD {
+			break
+		}
+		if err != nil && err != unix.EINTR {
 			return fmt.Errorf("waitid: %w", err)
 		}
 	}
+	// One that was killed, with its cgroup, before it had made its group.
+	_, err := p.Wait()
+	if errors.Is(err, unix.ECHILD) {
+		return nil
+	}
+	return err
 }

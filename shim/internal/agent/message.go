@@ -101,6 +101,7 @@ func (p *Process) arrive() error {
 	}
 	if m.end {
 		ws, _ := p.Wait()
+		p.reaped = true
 		return fmt.Errorf("agent ended before its gate: %s", describe(ws))
 	}
 	p.Received = m.fd

@@ -291,3 +291,31 @@ func TestRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestForkStaysInGroup: until it stands at the gate the child of a Program that forks is found by its process group,
+// and by nothing else if its parent was killed before it told of the child.
+func TestForkStaysInGroup(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, child, forks := strings.Cut(string(data), "clone3({CLONE_PARENT")
+		if !forks {
+			continue
+		}
+		seen++
+		before, _, gate := strings.Cut(child, "read(gate")
+		if !gate || strings.Contains(before, "setsid(") || strings.Contains(before, "setpgid(") {
+			t.Errorf("%s: leaves its group before the gate", file)
+		}
+	}
+	if seen == 0 {
+		t.Error("none forks")
+	}
+}

@@ -71,9 +71,9 @@ func CreateContainerHook(spec *specs.Spec, h *specs.Hook) (*program.Plan, error)
 	}
 	b.enterPID()
 	b.plan.Ops[indexCloseRange].Args[0] = program.Int(program.FdFiles + len(b.plan.Files))
-	b.call("start a session", unix.SYS_SETSID)
 	b.call("", unix.SYS_UMASK, program.Named(0o022, "022"))
 	b.gate()
+	b.call("start a session", unix.SYS_SETSID) // now, as process says
 	b.call("close on exec", unix.SYS_CLOSE_RANGE, program.Int(program.FdSocket), maxFd,
 		program.Named(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
 	b.call("exec", unix.SYS_EXECVE, program.Str(h.Path), program.Strs(hookArgs(h)), program.Strs(h.Env))

@@ -21,7 +21,7 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 //	working directory
 //	identity                      ids, capabilities
 //	pid namespace                 of a container that runs: to be seen there
-//	session
+//	session                       after the gate for one that forks
 //	is there something to run     so that Create fails, not Start
 //	--- gate ---
 //	seccomp                       binds nothing but what follows
@@ -62,13 +62,21 @@ func (b *builder) process() error {
 		return err
 	}
 	b.enterPID()
-	b.session()
+	if !b.plan.Forks {
+		b.session()
+	}
 	b.cwdAsUser()
 	paths := b.lookup()
 	// Not later: a profile may know nothing of close_range(2).
 	b.call("close on exec", unix.SYS_CLOSE_RANGE, program.Int(program.FdSocket), maxFd,
 		program.Named(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
 	b.gate()
+	if b.plan.Forks {
+		// Not earlier: one whose parent was killed before it could tell of it
+		// the shim finds by its process group, and reaps. Else it would stay,
+		// and with it all of its pid namespace: pid_namespaces(7).
+		b.session()
+	}
 	if filter != nil {
 		b.add(*filter)
 		b.plan.Filter = filter

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,5 +127,36 @@ func TestCgroupIsGone(t *testing.T) {
 	if got := r.remove("x"); got.ExitStatus != 3 {
 		t.Errorf("status %d", got.ExitStatus)
 	}
+	r.assertClean()
+}
+
+// TestFrozenAbove: somebody else has frozen the cgroup, or one above. A process cloned into it would hold a thread of
+// the shim, and soon the whole shim.
+func TestFrozenAbove(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	r.run("x", "sleep", "1000")
+	parent := filepath.Join(cgroupRoot(), testCgroup)
+	freeze := func(on string) {
+		t.Helper()
+		r.must(os.WriteFile(filepath.Join(parent, "cgroup.freeze"), []byte(on), 0))
+		r.eventually("cgroup.events", func() bool {
+			data, err := os.ReadFile(filepath.Join(parent, "cgroup.events"))
+			return err == nil && strings.Contains(string(data), "frozen "+on)
+		})
+	}
+	freeze("1")
+	_, err := r.client.Exec(ctx, &task.ExecProcessRequest{ID: "x", ExecID: "e", Spec: execSpec(t, "true")})
+	r.must(err)
+	if _, err := r.client.Start(ctx, &task.StartRequest{ID: "x", ExecID: "e"}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("exec: %v", err)
+	}
+	spec := r.spec("true")
+	spec.Linux.CgroupsPath += "2"
+	if _, err := r.client.Create(ctx, r.request("y", spec)); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("create: %v", err)
+	}
+	freeze("0")
+	r.remove("x")
 	r.assertClean()
 }

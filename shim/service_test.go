@@ -40,7 +40,7 @@ func TestOneAPI(t *testing.T) {
 }
 
 // execSpec is a process of an exec.
-func execSpec(t *testing.T, args ...string) *anypb.Any {
+func execSpec(t testing.TB, args ...string) *anypb.Any {
 	t.Helper()
 	data, err := json.Marshal(&specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}})
 	if err != nil {

@@ -33,6 +33,10 @@ type Command struct {
 	// the Process, its parent ends.
 	Forks bool
 
+	// Around, if not nil, is given the clone to call when the Cgroup is not
+	// frozen, and not while it may become so: see there.
+	Around func(clone func() error) error
+
 	// Listener gets the listener of the process's seccomp filter, if that has
 	// one, before execve(2). It may not keep it.
 	Listener func(pid int, listener *os.File) error
@@ -60,6 +64,9 @@ type Process struct {
 	// parent is the process group of a process that forks, until its child
 	// has taken its place.
 	parent int
+
+	// reaped says that Wait has done so before the gate.
+	reaped bool
 }
 
 // StepError is an Op that failed.
@@ -114,7 +121,12 @@ func (a *Agent) Start(ctx context.Context, c Command) (_ *Process, err error) {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	p := &Process{program: c.Program, listener: c.Listener, mountPoint: c.MountPoint, sock: sock}
-	err = a.clone(&c, p, pair[1])
+	clone := func() error { return a.clone(&c, p, pair[1]) }
+	if c.Around == nil {
+		err = clone()
+	} else {
+		err = c.Around(clone)
+	}
 	// Now, or the end of an agent that is killed would not be an end of file.
 	unix.Close(pair[1])
 	if err != nil {
@@ -150,7 +162,9 @@ func (p *Process) Pass(ctx context.Context) error {
 	})
 }
 
-// clone runs the agent in a new process.
+// clone runs the agent in a new process. Precondition: that can run. The thread waits for its execve in the kernel,
+// as after vfork(2), with signals blocked and without Go's scheduler knowing: were the process frozen, the next
+// collection of garbage would wait for that thread, and all that goes on in the shim for the collection.
 func (a *Agent) clone(c *Command, p *Process, sock int) error {
 	pidfd := -1
 	files := append([]uintptr{c.Stdio[0], c.Stdio[1], c.Stdio[2], uintptr(sock), uintptr(a.memfd)}, c.Files...)
@@ -320,10 +334,11 @@ func (p *Process) abandon() error {
 	if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	if _, err := p.Wait(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return err
+	if p.reaped {
+		return nil
 	}
-	return nil
+	_, err := p.Wait()
+	return err
 }
 
 func describe(ws unix.WaitStatus) string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,20 @@ func parseEvents(b []byte) events {
 func readEvents(dir int) (events, error) {
 	b, err := readFile(dir, "cgroup.events")
 	return parseEvents(b), err
+}
+
+// Frozen tells whether what is put into a cgroup, an open directory, would not
+// run: it is frozen, or about to be, or one above it is.
+func Frozen(dir int) (bool, error) {
+	asked, err := readFile(dir, "cgroup.freeze")
+	if err != nil {
+		return false, err
+	}
+	if strings.TrimSpace(string(asked)) == "1" {
+		return true, nil
+	}
+	ev, err := readEvents(dir)
+	return ev.frozen, err
 }
 
 // await waits until cgroup.events satisfies done.
@@ -61,7 +76,7 @@ func (g *Group) Freeze(ctx context.Context) error {
 	if err := g.write("cgroup.freeze", "1"); err != nil {
 		return g.err("freeze", err)
 	}
-	err := g.await(ctx, func(ev events) bool { return ev.frozen })
+	err := g.await(ctx, func(ev events) bool { return ev.frozen || !ev.populated })
 	if err == nil {
 		return nil
 	}

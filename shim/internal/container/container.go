@@ -88,6 +88,10 @@ type Container struct {
 	alive context.Context
 	die   context.CancelFunc
 
+	// cloning is held for reading while a process is cloned, and for writing
+	// while the container is frozen: see agent.Command.
+	cloning sync.RWMutex
+
 	// deleting is held while the container is deleted: that is done once.
 	deleting sync.Mutex
 	deleted  bool
@@ -362,11 +366,30 @@ func (c *Container) Pause() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), freezeTimeout)
 	defer cancel()
+	c.cloning.Lock()
+	defer c.cloning.Unlock()
 	if err := c.group.Freeze(ctx); err != nil {
-		return err
+		return c.known(err)
 	}
 	c.init.pause(true)
 	return nil
+}
+
+// thawed calls clone when the cgroup that it is to clone into is not frozen. We
+// are not the only ones to freeze it: somebody may a cgroup above.
+func (c *Container) thawed(dir int) func(clone func() error) error {
+	return func(clone func() error) error {
+		c.cloning.RLock()
+		defer c.cloning.RUnlock()
+		frozen, err := cgroup.Frozen(dir)
+		if err != nil {
+			return err
+		}
+		if frozen {
+			return fmt.Errorf("container %s: its cgroup is frozen: %w", c.cfg.ID, errdefs.ErrFailedPrecondition)
+		}
+		return clone()
+	}
 }
 
 // Resume lets them go on.
@@ -379,7 +402,7 @@ func (c *Container) Resume() error {
 	ctx, cancel := context.WithTimeout(context.Background(), freezeTimeout)
 	defer cancel()
 	if err := c.group.Thaw(ctx); err != nil {
-		return err
+		return c.known(err)
 	}
 	c.init.pause(false)
 	return nil

@@ -247,6 +247,7 @@ func (c *Container) inside(proc *agent.Process, compiled func(h *specs.Hook) (*p
 func (c *Container) spawnInside(ctx context.Context, proc *agent.Process, plan *program.Plan, in, out *os.File) (h hookProcess, err error) {
 	cerr := proc.Control(func(pidfd int) error {
 		cmd := agent.Command{Program: &plan.Program, Cgroup: c.group.FD(), Forks: plan.Forks, Files: []uintptr{uintptr(pidfd)}}
+		cmd.Around = c.thawed(cmd.Cgroup)
 		cmd.Stdio = [3]uintptr{in.Fd(), out.Fd(), out.Fd()}
 		p, err := c.agent.Start(ctx, cmd)
 		if err != nil {

@@ -75,6 +75,7 @@ func (p *Process) make(ctx context.Context, plan *program.Plan, files []int, mou
 		Program: &plan.Program, Cloneflags: plan.Cloneflags,
 		Cgroup: p.container.group.FD(), Forks: plan.Forks, MountPoint: mountPoint,
 	}
+	cmd.Around = p.container.thawed(cmd.Cgroup)
 	if plan.Filter != nil && plan.Filter.Out != 0 {
 		cmd.Listener = p.sendListener
 	}
@@ -150,7 +151,7 @@ func (p *Process) startBesideInit(ctx context.Context, cmd agent.Command) (*agen
 			return nil, &os.PathError{Op: "open", Path: path, Err: err}
 		}
 		defer unix.Close(fd)
-		cmd.Cgroup = fd
+		cmd.Cgroup, cmd.Around = fd, c.thawed(fd)
 		return c.agent.Start(ctx, cmd)
 	}
 	return nil, fmt.Errorf("cgroup of process %d: not below the container's", c.init.Pid())

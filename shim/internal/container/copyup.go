@@ -26,9 +26,7 @@ func openCopiedTmpfs(f *program.File, rootfs int) (_ int, err error) {
 			unix.Close(fd)
 		}
 	}()
-	from, err := unix.Openat2(rootfs, f.Path, &unix.OpenHow{
-		Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	from, err := openInRoot(rootfs, f.Path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err == nil {
 		err = copyTo(from, fd, !mode)
 	} else if errors.Is(err, unix.ENOENT) {

@@ -17,7 +17,7 @@ import (
 // megabyte.
 func home(root int, uid uint32) string {
 	// First what it is, then open it: opening a device may do things.
-	fd, err := openInRoot(root, "etc/passwd")
+	fd, err := openInRoot(root, "etc/passwd", unix.O_PATH)
 	if err != nil {
 		return "/"
 	}
@@ -60,14 +60,14 @@ func openFile(path string, flags int, mode uint32) (f *os.File, err error) {
 	return f, nil
 }
 
-// openInRoot opens a path as a process of the container would, to look at. Where a
-// rename or a mount, anywhere, comes between, the kernel cannot tell where ".."
-// leads, and says EAGAIN: openat2(2).
-func openInRoot(root int, path string) (fd int, err error) {
+// openInRoot opens a path as a process of the container would. Where a rename or a
+// mount, anywhere, comes between, the kernel cannot tell where ".." leads, and says
+// EAGAIN: openat2(2).
+func openInRoot(root int, path string, flags uint64) (fd int, err error) {
 	const tries = 1000
 	for range tries {
 		fd, err = unix.Openat2(root, path, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Flags:   flags | unix.O_CLOEXEC,
 			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 		})
 		if err != unix.EAGAIN && err != unix.EINTR {

@@ -36,6 +36,12 @@ func shared(t *testing.T, version string) *daemon.Daemon {
 // create makes a container, which is deleted when the test ends, with its task if it has one.
 func create(t *testing.T, d *daemon.Daemon, id string, opts ...oci.SpecOpts) containerd.Container {
 	t.Helper()
+	return createWith(t, d, id, nil, opts...)
+}
+
+// createWith is create with options for the runtime.
+func createWith(t *testing.T, d *daemon.Daemon, id string, options any, opts ...oci.SpecOpts) containerd.Container {
+	t.Helper()
 	ctx := d.Context()
 	image, err := d.Client().GetImage(ctx, daemon.Busybox)
 	must(t, err)
@@ -43,7 +49,7 @@ func create(t *testing.T, d *daemon.Daemon, id string, opts ...oci.SpecOpts) con
 	c, err := d.Client().NewContainer(ctx, id,
 		containerd.WithNewSnapshot(id, image),
 		containerd.WithNewSpec(opts...),
-		containerd.WithRuntime(daemon.Runtime(), nil))
+		containerd.WithRuntime(daemon.Runtime(), options))
 	must(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), d.Namespace), 3*time.Minute)

@@ -39,5 +39,7 @@
 // it; `delete` knows of that mount, and runs the hooks that come after the end.
 //
 // The reply to Shutdown is the last thing a shim does. One that containerd has
-// forgotten ends by itself when it has had no container for a while.
+// forgotten ends by itself when it has had no container for a while; so does one
+// that many pods share (option shim_group), for which the Shutdown of one pod may
+// be the moment before the Create of another.
 package shim

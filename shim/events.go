@@ -22,7 +22,6 @@ const (
 type publisher struct {
 	address   string // containerd's ttrpc socket
 	namespace string
-	log       *logger
 
 	wake chan struct{} // capacity 1
 	stop chan struct{}
@@ -32,9 +31,9 @@ type publisher struct {
 	queue []*api.Envelope
 }
 
-func newPublisher(address, namespace string, log *logger) *publisher {
+func newPublisher(address, namespace string) *publisher {
 	p := &publisher{
-		address: address, namespace: namespace, log: log,
+		address: address, namespace: namespace,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	go p.run()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/containerd-mini/mini/shim/internal/api"
 	"github.com/containerd-mini/mini/shim/internal/bootstrap"
 	"github.com/containerd-mini/mini/shim/internal/cgroup"
 	"github.com/containerd-mini/mini/shim/internal/container"
@@ -26,6 +27,8 @@ func Main(argv []string) error {
 		return printInfo(os.Stdin, os.Stdout)
 	case a.Action == "delete":
 		return bury(&a)
+	case a.Action == "start":
+		return startLate(bootstrap.Late())
 	}
 	f := os.NewFile(bootstrap.ListenerFd, "socket")
 	l, err := net.FileListener(f)
@@ -34,8 +37,18 @@ func Main(argv []string) error {
 	}
 	f.Close()
 	return Serve(l, Config{
-		Namespace: a.Namespace, EventAddress: os.Getenv("TTRPC_ADDRESS"), Socket: a.Socket, Debug: a.Debug,
+		Namespace: a.Namespace, EventAddress: os.Getenv("TTRPC_ADDRESS"), Socket: a.Socket, Linger: a.Linger,
 	})
+}
+
+// startLate reads from the options which group the container is in.
+func startLate(s *bootstrap.Start) error {
+	url, value := s.Options()
+	o, err := parseOptions(&api.Any{TypeURL: url, Value: value})
+	if err != nil {
+		return err
+	}
+	return s.Run(o.shimGroup)
 }
 
 func bury(a *bootstrap.Args) error {

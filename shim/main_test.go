@@ -100,7 +100,6 @@ func (r *rig) serve() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &logger{path: filepath.Join(r.dir, "log")}
 	seed := filepath.Join(t.TempDir(), "run", "seed")
 	fd, err := container.OpenSeed(seed) // now, so that no container adds to the mounts
 	if err != nil {
@@ -114,8 +113,8 @@ func (r *rig) serve() {
 	})
 	s := &service{
 		seed:      seed,
-		namespace: "test", agent: a, log: log, cgroups: r.groups, forgetAfter: 50 * time.Millisecond,
-		events:     newPublisher(r.events.path, "test", log),
+		namespace: "test", agent: a, cgroups: r.groups, forgetAfter: 50 * time.Millisecond,
+		events:     newPublisher(r.events.path, "test"),
 		containers: map[string]*container.Container{}, shutdown: func() {},
 	}
 	s.idle = newIdle(time.Hour, func() {})

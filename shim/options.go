@@ -15,6 +15,8 @@ import (
 type options struct {
 	ignoreControllers bool
 	systemdCgroup     bool
+	// shimGroup are the containers that share a shim, of whatever pods: for `start` to heed.
+	shimGroup string
 	// ioUID and ioGID own the pipes of the container's streams, where runc's
 	// options say so.
 	ioUID, ioGID uint32
@@ -24,6 +26,7 @@ type options struct {
 // as a path or a body: runtimeoptions.v1.
 type config struct {
 	MissingControllers string `toml:"missing_controllers"`
+	ShimGroup          string `toml:"shim_group"`
 	// SystemdCgroup is what a handler of runc has in containerd's configuration, from where such lines are copied.
 	SystemdCgroup bool `toml:"SystemdCgroup"`
 }
@@ -41,7 +44,7 @@ func parseOptions(a *api.Any) (options, error) {
 		if err := api.Unmarshal(a.Value, &o); err != nil {
 			return options{}, invalidOption("options", err)
 		}
-		return config{MissingControllers: o.MissingControllers}.options("options")
+		return config{MissingControllers: o.MissingControllers, ShimGroup: o.ShimGroup}.options("options")
 	case "runtimeoptions.v1.Options":
 		var o api.RuntimeOptions
 		if err := api.Unmarshal(a.Value, &o); err != nil {
@@ -95,7 +98,7 @@ func parseConfig(o *api.RuntimeOptions) (options, error) {
 }
 
 func (c config) options(name string) (options, error) {
-	o := options{systemdCgroup: c.SystemdCgroup}
+	o := options{systemdCgroup: c.SystemdCgroup, shimGroup: c.ShimGroup}
 	switch c.MissingControllers {
 	case "", "refuse":
 		return o, nil

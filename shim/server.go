@@ -48,7 +48,9 @@ type Config struct {
 	EventAddress string
 	// Socket is the path of the listening socket, removed at the end.
 	Socket string
-	Debug  bool
+	// Linger is for a shim that serves whoever comes: it ends when it has been idle for a while, and not
+	// with its last container.
+	Linger bool
 }
 
 // Serve answers containerd on l until it says Shutdown, or until there has
@@ -66,29 +68,28 @@ func Serve(l net.Listener, cfg Config) error {
 		return err
 	}
 	defer a.Close()
-	log := &logger{path: "log", debug: cfg.Debug}
 	var once sync.Once
 	end := make(chan struct{})
 	s := &service{
-		namespace: cfg.Namespace, agent: a, log: log,
-		events:     newPublisher(cfg.EventAddress, cfg.Namespace, log),
+		namespace: cfg.Namespace, agent: a, socket: cfg.Socket, linger: cfg.Linger,
+		events:     newPublisher(cfg.EventAddress, cfg.Namespace),
 		containers: map[string]*container.Container{},
 		shutdown:   func() { once.Do(func() { close(end) }) },
 		cgroups:    cgroup.Root, seed: seedDir, forgetAfter: forgetAfter,
 	}
 	// One that containerd has forgotten ends by itself.
-	s.idle = newIdle(idleTimeout, s.endIfEmpty)
+	s.idle = newIdle(idleTimeout, s.endIfIdle)
 	s.rest = newIdle(restTimeout, new(memory).giveBack)
 	srv := newServer(s)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	select {
 	case err = <-served:
+		_ = os.Remove(cfg.Socket)
 	case <-end:
 		// The reply to Shutdown must be on the wire before the process ends.
 		srv.Finish(replyTimeout)
 	}
 	s.events.close(eventsTimeout)
-	_ = os.Remove(cfg.Socket)
 	return err
 }

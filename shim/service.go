@@ -16,24 +16,26 @@ import (
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
 	"github.com/containerd-mini/mini/shim/internal/api"
+	"github.com/containerd-mini/mini/shim/internal/bootstrap"
 	"github.com/containerd-mini/mini/shim/internal/container"
 	"github.com/containerd-mini/mini/shim/internal/program"
 	"github.com/containerd-mini/mini/shim/internal/spec"
 	"github.com/containerd-mini/mini/shim/internal/stdio"
 )
 
-// service is containerd's task API, for the containers of one shim: one, or
-// those of a pod.
+// service is containerd's task API, for the containers of one shim: one, those
+// of a pod, or those of a group that an operator has made.
 type service struct {
 	namespace string
 	agent     *agent.Agent
 	events    *publisher
-	log       *logger
 	idle      *idle  // without containers
 	rest      *idle  // without requests
 	cgroups   string // where cgroup v2 is mounted
 	seed      string // where the seed is, see container.Config
 	shutdown  func() // ends the shim when it has replied to all
+	socket    string // where it listens
+	linger    bool   // Shutdown is left to the idle timer
 	// forgetAfter is how often to look whether containerd still knows of a
 	// container that has ended.
 	forgetAfter time.Duration
@@ -126,14 +128,16 @@ func (s *service) create(ctx context.Context, r *api.CreateTaskRequest) (*contai
 		SeedDir:           s.seed,
 		SystemdCgroup:     opts.systemdCgroup,
 		IgnoreControllers: opts.ignoreControllers,
-		Ignored:           s.ignored,
-		Warned:            func(err error) { s.log.warn("container", "id", r.ID, "error", err) },
-		Created:           func(p *container.Process) { s.created(r, p) },
-		Started:           func(p *container.Process) { s.started(r.ID, p) },
-		Exited:            func(p *container.Process) { s.exited(r.ID, p) },
-		OOMKilled:         func() { s.events.send("/tasks/oom", &api.TaskOOM{ContainerID: r.ID}) },
+		Ignored: func(w program.Write) {
+			warn(r.Bundle, "limit passed over: the host has no such controller", "field", w.Field, "controller", w.Controller)
+		},
+		Warned:    func(err error) { warn(r.Bundle, "container", "id", r.ID, "error", err) },
+		Created:   func(p *container.Process) { s.created(r, p) },
+		Started:   func(p *container.Process) { s.started(r.ID, p) },
+		Exited:    func(p *container.Process) { s.exited(r.ID, p) },
+		OOMKilled: func() { s.events.send("/tasks/oom", &api.TaskOOM{ContainerID: r.ID}) },
 		KilledForOthers: func() {
-			s.log.warn("process killed for want of memory above the container's own limit", "id", r.ID)
+			warn(r.Bundle, "process killed for want of memory above the container's own limit", "id", r.ID)
 		},
 	})
 }
@@ -178,10 +182,6 @@ func rootfsMounts(in []*api.Mount) []container.Mount {
 	return out
 }
 
-func (s *service) ignored(w program.Write) {
-	s.log.warn("limit passed over: the host has no such controller", "field", w.Field, "controller", w.Controller)
-}
-
 func (s *service) created(r *api.CreateTaskRequest, p *container.Process) {
 	s.events.send("/tasks/create", &api.TaskCreate{
 		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: uint32(p.Pid()),
@@ -224,7 +224,7 @@ func (s *service) forgotten(id string) {
 		return
 	}
 	if err := c.Delete(); err != nil {
-		s.log.warn("delete a forgotten container", "id", id, "error", err)
+		warn(".", "delete a forgotten container", "id", id, "error", err)
 	}
 	s.forget(id, c)
 }
@@ -482,17 +482,34 @@ func (s *service) Checkpoint(context.Context, *api.CheckpointTaskRequest) (*api.
 	return nil, fmt.Errorf("checkpoint: not supported: %w", errdefs.ErrNotImplemented)
 }
 
-// Shutdown ends the shim, unless other containers of its pod need it.
+// Shutdown ends the shim, unless other containers of its pod need it. One that
+// lingers may be the next pod's already.
 func (s *service) Shutdown(context.Context, *api.ShutdownRequest) (*api.Empty, error) {
-	s.endIfEmpty()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.containers) == 0 && !s.linger {
+		_ = os.Remove(s.socket)
+		s.end()
+	}
 	return &api.Empty{}, nil
 }
 
-func (s *service) endIfEmpty() {
+// endIfIdle ends a shim that has had no containers for a while, if none is on its way.
+func (s *service) endIfIdle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.containers) == 0 {
-		s.ending = true
-		s.shutdown()
+	switch {
+	case len(s.containers) > 0:
+	case bootstrap.Retire(s.socket, s.idle.timeout):
+		s.end()
+	default:
+		s.idle.set(true)
 	}
+}
+
+// end is for when nobody can be sent to the socket any more: from then on a new
+// shim may have one of the same name.
+func (s *service) end() {
+	s.ending = true
+	s.shutdown()
 }

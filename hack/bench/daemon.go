@@ -13,6 +13,8 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
+
+	"github.com/containerd-mini/mini/proto/options"
 )
 
 const (
@@ -26,6 +28,7 @@ type contender struct {
 	shim   string // path of the shim
 	binary string // the runtime beneath it, "" for mini
 	hollow bool   // it makes no container
+	group  string // all its containers share a shim, "" for one each
 
 	opts []oci.SpecOpts // what its spec has to have, see probe
 }
@@ -44,6 +47,9 @@ func (c contender) linked() string { return "containerd-shim-" + c.name + "-v2" 
 // runtime is what containerd's client has to ask for.
 func (c contender) runtime() containerd.NewContainerOpts {
 	name := "io.containerd." + c.name + ".v2"
+	if c.group != "" {
+		return containerd.WithRuntime(name, &options.Options{ShimGroup: c.group})
+	}
 	if c.binary == "" {
 		return containerd.WithRuntime(name, nil)
 	}
@@ -88,7 +94,7 @@ func start(c *config) (*daemon, error) {
 	if err := os.Mkdir(d.bin, 0o755); err != nil {
 		return nil, err
 	}
-	for _, contender := range c.contenders() {
+	for _, contender := range append(c.contenders(), c.grouped()) {
 		shim, err := filepath.Abs(contender.shim)
 		if err != nil {
 			return nil, err

@@ -31,6 +31,7 @@ type config struct {
 	idle     int
 	pod      int
 	many     int
+	group    int
 	stream   int
 	settle   time.Duration
 	quiet    time.Duration
@@ -42,7 +43,7 @@ type config struct {
 
 // parts are what can be measured, in the order in which it is.
 var parts = []string{
-	"floor", "shim", "life", "exec", "parallel", "tail", "stream", "memory", "pod", "flat", "layer", "unpack", "snapshot",
+	"floor", "shim", "life", "exec", "parallel", "tail", "stream", "memory", "pod", "group", "flat", "layer", "unpack", "snapshot",
 }
 
 func parse() (*config, error) {
@@ -100,6 +101,7 @@ func parse() (*config, error) {
 	flag.IntVar(&c.parallel, "parallel", 100, "containers of the parallel part")
 	flag.IntVar(&c.idle, "idle", 50, "idle containers of the memory part")
 	flag.IntVar(&c.pod, "pod", 10, "containers of a pod, beside its first")
+	flag.IntVar(&c.group, "group", 500, "containers that share a shim, of the group part")
 	flag.IntVar(&c.many, "many", 1000, "most containers that run, of the flat part")
 	flag.IntVar(&c.stream, "stream", 4096, "`MiB` that a container writes, in the stream part")
 	flag.DurationVar(&c.settle, "settle", 3*time.Second, "wait so long before memory is read")
@@ -113,7 +115,7 @@ func parse() (*config, error) {
 		return nil, fmt.Errorf("%q: unexpected", flag.Arg(0))
 	case c.dir == "" || c.tools == "" || c.archive == "" || c.mini == "":
 		return nil, fmt.Errorf("-dir, -tools, -image and -mini are needed: start hack/bench/run")
-	case c.n < 1 || c.warmup < 0 || c.rounds < 1 || c.parallel < 1 || c.many < 10 || c.stream < 8 || c.idle < 1 || c.pod < 1:
+	case c.n < 1 || c.warmup < 0 || c.rounds < 1 || c.parallel < 1 || c.many < 10 || c.stream < 8 || c.idle < 1 || c.pod < 1 || c.group < 1:
 		return nil, fmt.Errorf("a count below 1")
 	}
 	return c, nil
@@ -213,6 +215,8 @@ func (r *run) measure(part string) error {
 		return r.measureParallel()
 	case "memory":
 		return r.measureMemory()
+	case "group":
+		return r.measureGroup()
 	case "layer":
 		return r.onStage((*stage).measureBig)
 	case "unpack":

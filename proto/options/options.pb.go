@@ -30,8 +30,11 @@ type Options struct {
 	// What to do with a limit whose cgroup controller the host lacks: "refuse"
 	// it by name, the default, or "ignore" it, which is logged.
 	MissingControllers string `protobuf:"bytes,1,opt,name=missing_controllers,json=missingControllers,proto3" json:"missing_controllers,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Containers with the same one, of whatever pods, share one shim, which ends
+	// when it has had none for half a minute. The default is a shim for each pod.
+	ShimGroup     string `protobuf:"bytes,2,opt,name=shim_group,json=shimGroup,proto3" json:"shim_group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Options) Reset() {
@@ -71,13 +74,22 @@ func (x *Options) GetMissingControllers() string {
 	return ""
 }
 
+func (x *Options) GetShimGroup() string {
+	if x != nil {
+		return x.ShimGroup
+	}
+	return ""
+}
+
 var File_proto_options_options_proto protoreflect.FileDescriptor
 
 const file_proto_options_options_proto_rawDesc = "" +
 	"\n" +
-	"\x1bproto/options/options.proto\x12\x12containerd.mini.v1\":\n" +
+	"\x1bproto/options/options.proto\x12\x12containerd.mini.v1\"Y\n" +
 	"\aOptions\x12/\n" +
-	"\x13missing_controllers\x18\x01 \x01(\tR\x12missingControllersB7Z5github.com/containerd-mini/mini/proto/options;optionsb\x06proto3"
+	"\x13missing_controllers\x18\x01 \x01(\tR\x12missingControllers\x12\x1d\n" +
+	"\n" +
+	"shim_group\x18\x02 \x01(\tR\tshimGroupB7Z5github.com/containerd-mini/mini/proto/options;optionsb\x06proto3"
 
 var (
 	file_proto_options_options_proto_rawDescOnce sync.Once

@@ -73,6 +73,7 @@ type RuntimeVersion struct {
 // MiniOptions are mini's own: proto/options.
 type MiniOptions struct {
 	MissingControllers string `pb:"1"`
+	ShimGroup          string `pb:"2"`
 }
 
 // RuntimeOptions are what containerd hands to any runtime:

@@ -14,6 +14,7 @@ type Args struct {
 	Namespace, ID, Address string
 	Bundle, Socket         string
 	Debug, Info, Version   bool
+	Linger                 bool   // of the daemon: see Retire
 	Action                 string // "start", "delete", or "" for the daemon
 }
 
@@ -68,6 +69,8 @@ func (a *Args) flags(argv []string) (rest []string, err error) {
 			text = &a.Socket
 		case "debug":
 			set = &a.Debug
+		case "linger": // for the daemon
+			set = &a.Linger
 		case "info":
 			set = &a.Info
 		case "v", "version":
@@ -156,12 +159,7 @@ func Run(argv []string) (handled bool, err error) {
 	case a.Info:
 		return false, nil
 	case a.Action == "start":
-		out, err := start(&a, os.Stdin)
-		if err != nil {
-			return true, err
-		}
-		_, err = os.Stdout.Write(out)
-		return true, err
+		return startEarly(&a, os.Stdin)
 	case a.Action == "delete":
 		return deleteEarly(&a)
 	}

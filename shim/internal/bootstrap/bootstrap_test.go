@@ -3,18 +3,24 @@ package bootstrap
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	task "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/api/types"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/containerd-mini/mini/proto/options"
 )
 
 // helper, set in the environment, makes the test binary a daemon that serves
@@ -69,7 +75,7 @@ func TestDialects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options, err := proto.Marshal(&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte("ns")})
+	older, err := proto.Marshal(&anypb.Any{TypeUrl: runtimeOptions, Value: []byte("ns")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +83,7 @@ func TestDialects(t *testing.T) {
 	if p, ok := parseParams(modern, a); !ok || p.socketDir != dir {
 		t.Errorf("2.4: %+v %v", p, ok)
 	}
-	for name, in := range map[string][]byte{"none": nil, "options": options, "another": modern[:4], "garbage": {0xff, 0xff}} {
+	for name, in := range map[string][]byte{"none": nil, "options": older, "another": modern[:4], "garbage": {0xff, 0xff}} {
 		if _, ok := parseParams(in, a); ok {
 			t.Errorf("%s taken for BootstrapParams", name)
 		}
@@ -85,6 +91,115 @@ func TestDialects(t *testing.T) {
 	if _, ok := parseParams(modern, &Args{ID: "c2", Namespace: "ns"}); ok {
 		t.Error("taken for another container")
 	}
+}
+
+// TestOptionsMayName: which options the rest of the program has to read, in both dialects.
+func TestOptionsMayName(t *testing.T) {
+	for name, c := range map[string]struct {
+		message proto.Message
+		may     bool
+	}{
+		"a group":          {&options.Options{ShimGroup: "node"}, true},
+		"another option":   {&options.Options{MissingControllers: "ignore"}, false},
+		"a group as TOML":  {&runtimeoptions.Options{ConfigBody: []byte("a = 1\nshim_group = 'node'")}, true},
+		"another as TOML":  {&runtimeoptions.Options{TypeUrl: "shim_group", ConfigBody: []byte("a = 1")}, false},
+		"a file":           {&runtimeoptions.Options{ConfigPath: "/x"}, true},
+		"nothing":          {&runtimeoptions.Options{}, false},
+		"a type of others": {&anypb.Any{TypeUrl: "x", Value: []byte("shim_group")}, false},
+	} {
+		opts, err := typeurl.MarshalAnyToProto(c.message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		params := &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns"}
+		if err := errors.Join(params.AddExtension(&anypb.Any{TypeUrl: "x"}), params.AddExtension(opts)); err != nil {
+			t.Fatal(err)
+		}
+		for _, stdin := range []proto.Message{opts, params} {
+			in, err := proto.Marshal(stdin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := newStart(&Args{ID: "c1", Namespace: "ns"}, bytes.NewReader(in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if modern := stdin == proto.Message(params); s.modern != modern || s.params.options.mayName(groupOption) != c.may {
+				t.Errorf("%s: modern %v, may %v", name, s.modern, !c.may)
+			}
+			if url, value := s.Options(); c.may && (url != opts.TypeUrl || !bytes.Equal(value, opts.Value)) {
+				t.Errorf("%s: %s %q", name, url, value)
+			}
+		}
+	}
+}
+
+// TestShimGroup: containers of different pods have one shim, whose socket is that of no container, and which may
+// only retire when nobody has been sent to it for a while.
+func TestShimGroup(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv(helper, "1")
+	dir := t.TempDir()
+	run := func(id, group string) (path string) {
+		t.Helper()
+		s := &Start{args: Args{ID: id, Namespace: "ns", Address: "addr"}, params: params{socketDir: dir}, modern: true}
+		out, err := s.run(group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got bootapi.BootstrapResult
+		if err := proto.Unmarshal(out, &got); err != nil {
+			t.Fatal(err)
+		}
+		path, _ = strings.CutPrefix(got.Address, "unix://")
+		return path
+	}
+	path := run("c1", "node")
+	if run("node", "") == path {
+		t.Error("a container has the name of a group, and its shim")
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(path, old, old); err != nil {
+		t.Fatal(err)
+	}
+	if run("c2", "node") != path {
+		t.Error("a second container has another shim")
+	}
+	if Retire(path, time.Minute) || !exists(path) {
+		t.Error("a shim retires that somebody has just been sent to")
+	}
+	if err := os.Chtimes(path, old, old); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := flock(int(lock.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	if Retire(path, time.Minute) || !exists(path) {
+		t.Error("a shim retires while somebody is being sent to it")
+	}
+	lock.Close()
+	if !Retire(path, time.Minute) || exists(path) {
+		t.Error("a shim without anybody does not retire")
+	}
+	if !Retire(path, time.Minute) || !Retire(dir+"/none/x", time.Minute) {
+		t.Error("a shim without a socket does not retire")
+	}
+	if run("c3", "node") != path {
+		t.Error("the next shim has another socket")
+	}
+	s := &Start{args: Args{ID: "c1", Namespace: "ns"}}
+	if _, err := s.run("a/b"); err == nil || err.Error() != `shim_group: "a/b": not a name` {
+		t.Errorf("%v", err)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // TestStart makes a daemon, finds it again for the same group, and replaces
@@ -114,7 +229,11 @@ func TestStart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := start(&Args{ID: id, Namespace: "ns", Address: "addr"}, bytes.NewReader(params))
+		s, err := newStart(&Args{ID: id, Namespace: "ns", Address: "addr"}, bytes.NewReader(params))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := s.run("")
 		if err != nil {
 			t.Fatal(err)
 		}

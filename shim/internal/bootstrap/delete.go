@@ -68,16 +68,16 @@ func removeSocket(a *Args) {
 	}
 }
 
-// recordedSocket is the path that containerd wrote down when it got our answer
-// to `start`, or "".
+// recordedSocket is the path that was written down with our answer to `start`,
+// by containerd or, for containerd 1.7, by ourselves; or "".
 func (a *Args) recordedSocket() string {
-	data, err := os.ReadFile(a.bundle() + "/bootstrap.json")
-	if err != nil {
-		return ""
-	}
-	address, err := text(data, "address")
-	if err != nil {
-		return ""
+	var address string
+	if data, err := os.ReadFile(a.bundle() + "/bootstrap.json"); err == nil {
+		if address, err = text(data, "address"); err != nil {
+			return ""
+		}
+	} else if data, err := os.ReadFile(a.bundle() + "/address"); err == nil {
+		address = string(data)
 	}
 	scheme, path, _ := cut(address, "://")
 	if scheme != "unix" {

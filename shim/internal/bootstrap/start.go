@@ -20,34 +20,89 @@ const maxStdin = 16 << 20
 // of the CRI plugin.
 var groupAnnotations = []string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"}
 
-// start makes sure that a shim serves this container, and returns the answer
-// to containerd.
-func start(a *Args, stdin io.Reader) ([]byte, error) {
+// A Start is what containerd has asked `start` for.
+type Start struct {
+	args   Args
+	params params
+	modern bool
+}
+
+// late is a `start` that the rest of the program has to see to.
+var late *Start
+
+// Late returns it.
+func Late() *Start { return late }
+
+// startEarly does what `start` has to, unless it takes TOML to tell which shim
+// the container is for.
+func startEarly(a *Args, stdin io.Reader) (handled bool, err error) {
+	s, err := newStart(a, stdin)
+	if err != nil {
+		return true, err
+	}
+	if s.params.options.mayName(groupOption) {
+		late = s
+		return false, nil
+	}
+	return true, s.Run("")
+}
+
+func newStart(a *Args, stdin io.Reader) (*Start, error) {
 	in, err := io.ReadAll(io.LimitReader(stdin, maxStdin))
 	if err != nil {
 		return nil, wrap("stdin", err)
 	}
 	p, modern := parseParams(in, a)
-	dir := defaultSocketDir
-	if modern && p.socketDir != "" {
-		dir = p.socketDir
-	}
-	group, err := group(".", a.ID)
+	return &Start{*a, p, modern}, nil
+}
+
+// Options are those of the runtime, as an Any of protobuf has them.
+func (s *Start) Options() (typeURL string, value []byte) {
+	return s.params.options.typeURL, s.params.options.value
+}
+
+// Run makes sure that a shim serves the container, and answers containerd. The
+// group is that of the options, or "".
+func (s *Start) Run(shimGroup string) error {
+	out, err := s.run(shimGroup)
 	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(out)
+	return err
+}
+
+func (s *Start) run(shimGroup string) ([]byte, error) {
+	dir := defaultSocketDir
+	if s.modern && s.params.socketDir != "" {
+		dir = s.params.socketDir
+	}
+	d := daemon{Args: s.args}
+	if shimGroup != "" {
+		if err := checkName(shimGroup); err != nil {
+			return nil, wrap(groupOption, err)
+		}
+		// Its first container's bundle is not to be kept by who works in it.
+		d.dir, d.Linger, d.ID = "/", true, shimGroup
+		d.path = SocketPath(dir, d.Address, d.Namespace, groupOption+"\x00"+shimGroup)
+	} else {
+		group, err := group(".", d.ID)
+		if err != nil {
+			return nil, err
+		}
+		d.path = SocketPath(dir, d.Address, d.Namespace, group)
+	}
+	if err := d.listenAndSpawn(); err != nil {
 		return nil, err
 	}
-	path := SocketPath(dir, a.Address, a.Namespace, group)
-	if err := listenAndSpawn(a, path); err != nil {
-		return nil, err
-	}
-	if !modern {
+	if !s.modern {
 		// containerd 1.7 finds the shim again by this file in the
 		// bundle, which it leaves to the shim to write.
-		if err := os.WriteFile("address", []byte("unix://"+path), 0o600); err != nil {
+		if err := os.WriteFile("address", []byte("unix://"+d.path), 0o600); err != nil {
 			return nil, err
 		}
 	}
-	return answer(path, modern), nil
+	return answer(d.path, s.modern), nil
 }
 
 // answer is what the containerd that asked understands: see doc.go.
@@ -107,11 +162,18 @@ func group(bundle, id string) (string, error) {
 	return id, nil
 }
 
-// listenAndSpawn returns when path is being listened to: by a shim that is
+// A daemon is a shim that may be there already.
+type daemon struct {
+	Args
+	path string // of its socket
+	dir  string // its working directory; "" is the bundle
+}
+
+// listenAndSpawn returns when the socket is being listened to: by a shim that is
 // already there, or by a new one. The directory's lock keeps two starts of the
-// same pod apart.
-func listenAndSpawn(a *Args, path string) error {
-	dir := parent(path)
+// same pod apart, and a start from a shim that retires.
+func (d *daemon) listenAndSpawn() error {
+	dir := parent(d.path)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return err
 	}
@@ -123,16 +185,16 @@ func listenAndSpawn(a *Args, path string) error {
 	if err := flock(lock); err != nil {
 		return wrap("lock "+dir, err)
 	}
-	fd, err := listen(path)
+	fd, err := listen(d.path)
 	if err != nil {
-		return wrap("listen on "+path, err)
+		return wrap("listen on "+d.path, err)
 	}
 	if fd < 0 {
 		return nil
 	}
 	defer syscall.Close(fd)
-	if err := spawn(a, path, fd); err != nil {
-		return errors.Join(wrap("start the shim", err), os.Remove(path))
+	if err := d.spawn(fd); err != nil {
+		return errors.Join(wrap("start the shim", err), os.Remove(d.path))
 	}
 	return nil
 }
@@ -164,11 +226,13 @@ func listen(path string) (int, error) {
 	}
 	err = syscall.Bind(fd, addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		if served(addr) {
+		if !served(addr) {
+			err = os.Remove(path)
+		} else if err = sendTo(path); err == nil {
 			syscall.Close(fd)
 			return -1, nil
 		}
-		if err = os.Remove(path); err == nil {
+		if err == nil || errors.Is(err, os.ErrNotExist) { // a shim may be about to end
 			err = syscall.Bind(fd, addr)
 		}
 	}
@@ -204,18 +268,17 @@ func served(addr *syscall.SockaddrUnix) bool {
 // milliseconds in the middle of a request.
 const ListenerFd = 255
 
-// spawn starts the daemon: in the bundle, in a session of its own, with
-// nothing open but the socket. stdout must not stay open, containerd reads it
-// to its end.
-func spawn(a *Args, path string, fd int) error {
+// spawn starts the daemon: in a session of its own, with nothing open but the
+// socket. stdout must not stay open, containerd reads it to its end.
+func (d *daemon) spawn(fd int) error {
 	null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer syscall.Close(null)
-	argv := []string{os.Args[0], "-namespace", a.Namespace, "-id", a.ID, "-address", a.Address, "-socket", path}
-	if a.Debug {
-		argv = append(argv, "-debug")
+	argv := []string{os.Args[0], "-namespace", d.Namespace, "-id", d.ID, "-address", d.Address, "-socket", d.path}
+	if d.Linger {
+		argv = append(argv, "-linger")
 	}
 	files := make([]uintptr, ListenerFd+1)
 	for i := range files {
@@ -223,7 +286,7 @@ func spawn(a *Args, path string, fd int) error {
 	}
 	files[0], files[1], files[2] = uintptr(null), uintptr(null), uintptr(null)
 	files[ListenerFd] = uintptr(fd)
-	attr := &syscall.ProcAttr{Env: os.Environ(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
+	attr := &syscall.ProcAttr{Dir: d.dir, Env: os.Environ(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
 	// By its path, for the name that ps(1) shows; by descriptor where the
 	// file has just been replaced.
 	const self = "/proc/self/exe"

@@ -76,30 +76,95 @@ func appendBytes(b []byte, num uint64, v []byte) []byte {
 // matter here.
 type params struct {
 	id, namespace, socketDir string
+	options                  anyMessage
 }
 
 // parseParams tells whether stdin is a BootstrapParams for this very shim. What
-// older daemons send is an Any, whose first two fields are other things.
-func parseParams(stdin []byte, a *Args) (p params, ok bool) {
-	for len(stdin) > 0 {
-		f, rest, err := next(stdin)
-		if err != nil {
-			return params{}, false
-		}
-		stdin = rest
-		if f.wire != 2 {
-			continue // not one of ours, whatever its number
-		}
-		switch f.num {
+// older daemons send are the options alone, an Any, whose first two fields are
+// other things.
+func parseParams(stdin []byte, a *Args) (p params, modern bool) {
+	err := eachBytes(stdin, func(num uint64, b []byte) error {
+		switch num {
 		case 1:
-			p.id = string(f.bytes)
+			p.id = string(b)
 		case 2:
-			p.namespace = string(f.bytes)
+			p.namespace = string(b)
+		case 8: // an extension, whose field 1 is an Any: one that we know is of options
+			return eachBytes(b, func(num uint64, b []byte) error {
+				if o, err := parseAny(b); num == 1 && err == nil && o.known() {
+					p.options = o
+				}
+				return nil
+			})
 		case 9:
-			p.socketDir = string(f.bytes)
+			p.socketDir = string(b)
 		}
+		return nil
+	})
+	if err == nil && p.id == a.ID && p.namespace == a.Namespace {
+		return p, true
 	}
-	return p, p.id == a.ID && p.namespace == a.Namespace
+	o, err := parseAny(stdin)
+	if err != nil || !o.known() {
+		o = anyMessage{}
+	}
+	return params{options: o}, false
+}
+
+// eachBytes calls f with each field of wire type 2: none of ours has another,
+// whatever its number.
+func eachBytes(message []byte, f func(num uint64, b []byte) error) error {
+	for len(message) > 0 {
+		field, rest, err := next(message)
+		if err != nil {
+			return err
+		}
+		if field.wire == 2 {
+			if err := f(field.num, field.bytes); err != nil {
+				return err
+			}
+		}
+		message = rest
+	}
+	return nil
+}
+
+// anyMessage is google.protobuf.Any.
+type anyMessage struct {
+	typeURL string
+	value   []byte
+}
+
+func parseAny(b []byte) (a anyMessage, err error) {
+	err = eachBytes(b, func(num uint64, b []byte) error {
+		switch num {
+		case 1:
+			a.typeURL = string(b)
+		case 2:
+			a.value = b
+		}
+		return nil
+	})
+	return a, err
+}
+
+// Types of options that may name a group: proto/options, and what containerd has
+// for any runtime, a path in field 2 or the TOML itself in field 3.
+const (
+	miniOptions    = "containerd.mini.v1.Options"
+	runtimeOptions = "runtimeoptions.v1.Options"
+)
+
+func (a anyMessage) known() bool { return a.typeURL == miniOptions || a.typeURL == runtimeOptions }
+
+// mayName tells whether options may have the one of that name.
+func (a anyMessage) mayName(option string) (may bool) {
+	_ = eachBytes(a.value, func(num uint64, b []byte) error { // errors are found when it is read
+		_, _, named := cut(string(b), option)
+		may = may || num == 2 && len(b) > 0 || num == 3 && named
+		return nil
+	})
+	return may
 }
 
 // result is a BootstrapResult. Its one extension says that this shim mounts

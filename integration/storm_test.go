@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -22,6 +23,7 @@ import (
 	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/containerd-mini/mini/integration/internal/daemon"
+	"github.com/containerd-mini/mini/proto/options"
 	"github.com/containerd-mini/mini/snapshotter"
 )
 
@@ -29,8 +31,8 @@ import (
 // back, and shims are killed. Who asked them asks again when they are back. Each life has to
 // come to its end, with the status that it had, and nothing may be left of any.
 //
-// MINI_TEST_STORM is how long it lasts, in Go's notation; MINI_TEST_STORM_SEED repeats the lives of another one,
-// if not what comes between them.
+// MINI_TEST_STORM is how long it lasts, in Go's notation, and has some of them share a shim, which lingers half a
+// minute at the end; MINI_TEST_STORM_SEED repeats the lives of another one, if not what comes between them.
 func TestStorm(t *testing.T) {
 	lasting := 10 * time.Second
 	if text := os.Getenv("MINI_TEST_STORM"); text != "" {
@@ -49,6 +51,7 @@ func TestStorm(t *testing.T) {
 	s := &storm{
 		t: t, d: d, service: service, until: time.Now().Add(lasting), seed: seed,
 		shims: make(map[string]bool), struck: make(map[string]bool), deeds: make(map[string]int),
+		members: make(map[string]bool), grouped: os.Getenv("MINI_TEST_STORM") != "",
 	}
 	var lives sync.WaitGroup
 	for worker := range uint64(5) {
@@ -69,11 +72,13 @@ type storm struct {
 	service *service
 	until   time.Time
 	seed    uint64
+	grouped bool
 
-	mu     sync.Mutex
-	shims  map[string]bool // whose tasks are there
-	struck map[string]bool // whose shims were killed
-	deeds  map[string]int
+	mu      sync.Mutex
+	shims   map[string]bool // whose tasks are there
+	members map[string]bool // of the group that shares a shim
+	struck  map[string]bool // whose shims were killed
+	deeds   map[string]int
 }
 
 func (s *storm) did(what string) {
@@ -112,6 +117,10 @@ func (s *storm) strike() {
 		if pid := s.d.ShimPid(id); pid != 0 {
 			s.struck[id] = true
 			delete(s.shims, id)
+			if id == shimGroup {
+				maps.Copy(s.struck, s.members)
+				s.deeds["shim of the group killed"]++
+			}
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 			s.deeds["shim killed"]++
 			return
@@ -124,8 +133,11 @@ func (s *storm) live(worker uint64) {
 	for n := 0; time.Now().Before(s.until) && !s.t.Failed(); n++ {
 		l := life{storm: s, random: random, id: fmt.Sprintf("box-%d-%d", worker, n)}
 		live := l.live
-		if random.IntN(4) == 0 {
+		switch kind := random.IntN(4); {
+		case kind == 0:
 			live = l.livePod
+		case kind == 1 && s.grouped:
+			live = l.liveInGroup
 		}
 		if err := live(); err != nil {
 			s.t.Errorf("%s: %s: %v", l.id, l.what, err)
@@ -133,12 +145,16 @@ func (s *storm) live(worker uint64) {
 	}
 }
 
+// shimGroup is the one whose members share a shim.
+const shimGroup = "storm"
+
 // A life is that of one container.
 type life struct {
 	*storm
 	random *rand.Rand
 	id     string
 	pod    string // whose shim it is in, "" for one of its own
+	member bool   // of the group
 	what   string // is being done
 	task   containerd.Task
 }
@@ -165,6 +181,20 @@ func (l *life) wasStruck() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.struck[cmp.Or(l.pod, l.id)]
+}
+
+// liveInGroup is a life in the shim of the group.
+func (l *life) liveInGroup() error {
+	l.member = true
+	err := l.live()
+	l.did("life in the group")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.members, l.id)
+	if len(l.members) == 0 {
+		delete(l.shims, shimGroup)
+	}
+	return err
 }
 
 // livePod is the life of a container in whose shim two others live.
@@ -261,12 +291,24 @@ func (l *life) create(script string) (c containerd.Container, err error) {
 		c, err = l.d.Client().NewContainer(ctx, l.id, containerd.WithSnapshotter("mini"),
 			containerd.WithNewSnapshot(l.id, image), containerd.WithNewSpec(oci.WithImageConfig(image), shell(script),
 				oci.WithAnnotations(map[string]string{"io.kubernetes.cri.sandbox-id": cmp.Or(l.pod, l.id)})),
-			containerd.WithRuntime(daemon.Runtime(), nil))
+			containerd.WithRuntime(daemon.Runtime(), l.options()))
 		return err
 	})
 }
 
+func (l *life) options() any {
+	if !l.member {
+		return nil
+	}
+	return &options.Options{ShimGroup: shimGroup}
+}
+
 func (l *life) begin(c containerd.Container) error {
+	if l.member {
+		l.mu.Lock()
+		l.members[l.id] = true
+		l.mu.Unlock()
+	}
 	err := l.ask("create the task", func(ctx context.Context, again bool) (err error) {
 		if again {
 			if l.task, err = c.Task(ctx, nil); !errdefs.IsNotFound(err) {
@@ -278,7 +320,11 @@ func (l *life) begin(c containerd.Container) error {
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err == nil && l.pod == "" {
+	switch {
+	case err != nil || l.pod != "":
+	case l.member && !l.struck[l.id]:
+		l.shims[shimGroup] = true
+	case !l.member:
 		l.shims[l.id] = true
 	}
 	return err

@@ -1,6 +1,8 @@
 package shim
 
 import (
+	"bytes"
+	"errors"
 	"net"
 	"reflect"
 	"strings"
@@ -46,6 +48,10 @@ func (p *publisher) send(topic string, event any) {
 	name := "containerd.events." + reflect.TypeOf(event).Elem().Name()
 	data := &api.Any{TypeURL: name, Value: api.Marshal(event)}
 	p.mu.Lock()
+	if topic == topicOOM && p.waits(data) {
+		p.mu.Unlock()
+		return
+	}
 	p.queue = append(p.queue, &api.Envelope{
 		Timestamp: api.Time(time.Now()), Namespace: p.namespace, Topic: topic, Event: data,
 	})
@@ -54,6 +60,21 @@ func (p *publisher) send(topic string, event any) {
 	case p.wake <- struct{}{}:
 	default:
 	}
+}
+
+// topicOOM is the only one that a container can have told without end.
+const topicOOM = "/tasks/oom"
+
+// waits tells whether the same is queued already and not being sent: while containerd is away a container that is
+// killed for want of memory again and again must not fill ours. Precondition: mu is held.
+func (p *publisher) waits(data *api.Any) bool {
+	for i := len(p.queue) - 1; i > 0; i-- {
+		e := p.queue[i]
+		if e.Topic == topicOOM && bytes.Equal(e.Event.Value, data.Value) {
+			return true
+		}
+	}
+	return false
 }
 
 // close sends what is queued, as long as timeout allows, and ends.
@@ -75,6 +96,11 @@ func (p *publisher) run() {
 		backoff := firstBackoff
 		for e := p.first(); e != nil; e = p.first() {
 			err := p.forward(&client, e)
+			var refused *rpc.Error
+			if errors.As(err, &refused) && refused.Code == rpc.InvalidArgument {
+				// It will never be taken, and those behind it wait.
+				err = nil
+			}
 			if err == nil {
 				p.drop()
 				backoff = firstBackoff

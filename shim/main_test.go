@@ -22,6 +22,8 @@ import (
 	"github.com/containerd/ttrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/containerd-mini/mini/shim/internal/agent"
@@ -276,9 +278,10 @@ func childPids(t testing.TB) []string {
 
 // eventSink is the events service of containerd.
 type eventSink struct {
-	path string
-	mu   sync.Mutex
-	got  []*types.Envelope
+	path   string
+	refuse string // a topic
+	mu     sync.Mutex
+	got    []*types.Envelope
 }
 
 func newEventSink(t testing.TB, path string) *eventSink {
@@ -307,6 +310,9 @@ func (s *eventSink) listen(t testing.TB) (stop func()) {
 func (s *eventSink) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.Envelope.Topic == s.refuse {
+		return nil, status.Error(codes.InvalidArgument, "refused")
+	}
 	s.got = append(s.got, r.Envelope)
 	return &emptypb.Empty{}, nil
 }

@@ -2,16 +2,23 @@ package shim
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/containerd-mini/mini/shim/internal/api"
 )
 
 // What happens at once, or too late.
@@ -157,6 +164,58 @@ func TestFrozenAbove(t *testing.T) {
 		t.Errorf("create: %v", err)
 	}
 	freeze("0")
+	r.remove("x")
+	r.assertClean()
+}
+
+// TestEventsAreBounded: one that is killed for want of memory, all the time that containerd is away, does not fill the
+// shim; and what containerd will never take keeps nothing back.
+func TestEventsAreBounded(t *testing.T) {
+	r := &rig{t: t, dir: t.TempDir()}
+	sink := &eventSink{path: filepath.Join(r.dir, "later.sock")}
+	p := newPublisher(sink.path, "test")
+	defer p.close(time.Minute)
+	for range 1000 {
+		p.send(topicOOM, &api.TaskOOM{ContainerID: "a"})
+		p.send(topicOOM, &api.TaskOOM{ContainerID: "b"})
+	}
+	p.send("/tasks/refused", &api.TaskPaused{ContainerID: "a"})
+	p.send("/tasks/exit", &api.TaskExit{ContainerID: "a"})
+	sink.refuse = "/tasks/refused"
+	sink.listen(t)
+	// The first may be on its way already, and does not count.
+	r.eventually("exit", func() bool { return slices.Contains(sink.topics(), "exit") })
+	if got := sink.topics(); len(got) > 4 {
+		t.Errorf("events %q", got)
+	}
+}
+
+// TestLease: a file of the container's that nobody can open, because its owner holds a lease, holds up no exec.
+func TestLease(t *testing.T) {
+	r := newRig(t)
+	etc := filepath.Join(r.dir, "rootfs", "etc")
+	r.must(os.Mkdir(etc, 0o755))
+	f, err := os.Create(filepath.Join(etc, "passwd"))
+	r.must(err)
+	defer f.Close()
+	r.fds++
+	r.run("x", "sleep", "1000")
+	signal.Ignore(unix.SIGIO) // which tells that somebody wants the file
+	defer signal.Reset(unix.SIGIO)
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		t.Skipf("needs a file system with leases: %v", err)
+	}
+	_, err = r.client.Exec(t.Context(), &task.ExecProcessRequest{ID: "x", ExecID: "e", Spec: execSpec(t, "true")})
+	r.must(err)
+	// The kernel breaks that of one who makes others wait: proc_locks(5).
+	var st unix.Stat_t
+	r.must(unix.Fstat(int(f.Fd()), &st))
+	locks, err := os.ReadFile("/proc/locks")
+	r.must(err)
+	held := regexp.MustCompile(fmt.Sprintf(`LEASE +BREAKING .*:%d `, st.Ino))
+	if !held.Match(locks) {
+		t.Errorf("the exec has waited for the end of the lease: %s", locks)
+	}
 	r.remove("x")
 	r.assertClean()
 }

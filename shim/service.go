@@ -135,7 +135,7 @@ func (s *service) create(ctx context.Context, r *api.CreateTaskRequest) (*contai
 		Created:   func(p *container.Process) { s.created(r, p) },
 		Started:   func(p *container.Process) { s.started(r.ID, p) },
 		Exited:    func(p *container.Process) { s.exited(r.ID, p) },
-		OOMKilled: func() { s.events.send("/tasks/oom", &api.TaskOOM{ContainerID: r.ID}) },
+		OOMKilled: func() { s.events.send(topicOOM, &api.TaskOOM{ContainerID: r.ID}) },
 		KilledForOthers: func() {
 			warn(r.Bundle, "process killed for want of memory above the container's own limit", "id", r.ID)
 		},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -322,6 +323,38 @@ func TestDelete(t *testing.T) {
 	}
 	if handled, err := deleteEarly(&Args{ID: "c1", Namespace: "ns"}); handled || err != nil {
 		t.Errorf("%v %v", handled, err)
+	}
+}
+
+// TestServedInDoubt: a `delete` that finds no descriptors free, or memory, takes nobody's socket away: what serves
+// there has containers.
+func TestServedInDoubt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := &syscall.SockaddrUnix{Name: path}
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 0, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	in := served(addr)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if !in {
+		t.Error("without descriptors: not served")
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	if !served(addr) {
+		t.Error("not served")
+	}
+	if l.Close(); served(addr) {
+		t.Error("served by nobody")
 	}
 }
 

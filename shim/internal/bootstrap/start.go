@@ -253,13 +253,16 @@ func socket() (int, error) {
 	return syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 }
 
+// served tells whether somebody listens, as far as we can know: where we cannot,
+// for want of descriptors or memory, say, nobody's socket is to go.
 func served(addr *syscall.SockaddrUnix) bool {
 	fd, err := socket()
 	if err != nil {
-		return false
+		return true
 	}
 	defer syscall.Close(fd)
-	return syscall.Connect(fd, addr) == nil
+	err = syscall.Connect(fd, addr)
+	return !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ENOENT)
 }
 
 // ListenerFd is the daemon's listening socket. It is the highest of a table of

@@ -26,7 +26,9 @@ func home(root int, uid uint32) string {
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return "/"
 	}
-	f, err := openFile(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY, 0)
+	// O_NONBLOCK: whoever owns the file may hold a lease on it, and let an open
+	// wait for 45 seconds: F_SETLEASE(2const).
+	f, err := openFile(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return "/"
 	}

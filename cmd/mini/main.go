@@ -16,7 +16,8 @@ const usage = `usage: mini COMMAND
   explain BUNDLE   print what would be done to create the container of an OCI
                    bundle, one line a step, like strace(1)
   features         print the OCI features of the runtime, as JSON
-  doctor           look at this machine: kernel, cgroups, containerd, the
+  doctor [--containerd-config FILE] [--config FILE]
+                   look at this machine: kernel, cgroups, containerd, the
                    snapshotter's disk; say what to do about each finding
   config containerd VERSION
                    print the part of containerd's configuration that makes

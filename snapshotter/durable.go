@@ -160,12 +160,9 @@ func (t *tree) fail(err error) {
 
 // directory does one directory: its files now, its directories later.
 func (w *worker) directory(ctx context.Context, path string) error {
-	fd, err := unix.Openat2(w.fd, path, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return nil // a container is at work
+	fd, err := openBeneath(w.fd, path)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EXDEV) {
+		return nil // a container is at work, or something is mounted there
 	}
 	if err != nil {
 		return fmt.Errorf("%s/%s: open: %w", w.root, path, err)
@@ -193,6 +190,22 @@ func (w *worker) directory(ctx context.Context, path string) error {
 		}
 	}
 	return nil
+}
+
+// openBeneath opens a directory to read, without leaving that which dir is: not by a symlink, not by "..", and not
+// by a mount. Where a rename comes between the kernel may not be able to tell: openat2(2), EAGAIN.
+func openBeneath(dir int, path string) (fd int, err error) {
+	const tries = 1000
+	for range tries {
+		fd, err = unix.Openat2(dir, path, &unix.OpenHow{
+			Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+		})
+		if err != unix.EAGAIN && err != unix.EINTR {
+			break
+		}
+	}
+	return fd, err
 }
 
 // entry counts one name of a directory.

@@ -157,7 +157,8 @@ func (t *trash) unlink(trash, dir int, name string, depth int) error {
 	if depth == deepest {
 		return t.surface(trash, dir, name)
 	}
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	// EXDEV: something is mounted there, and what is in it is not ours.
+	fd, err := openBeneath(dir, name)
 	if err != nil {
 		return fmt.Errorf("%s: open: %w", name, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
@@ -20,6 +21,9 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 			return fmt.Errorf("snapshot %q: %w", key, err)
 		}
 	}
+	// One who asks again, while what he asked for is being done, waits for that: his failure would take away the
+	// mark of what was committed.
+	defer s.committing.lock(key)()
 	id, info, err := s.committable(ctx, name, key)
 	if err != nil {
 		return err
@@ -38,7 +42,11 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	}
 	step("commit: settled")
 	err = s.write(ctx, func(ctx context.Context, c *change) error {
-		if _, err := storage.CommitActive(ctx, key, name, usage, opts...); err != nil {
+		got, err := storage.CommitActive(ctx, key, name, usage, opts...)
+		if err == nil && got != id {
+			err = fmt.Errorf("was removed, and made anew, meanwhile: %w", errdefs.ErrNotFound)
+		}
+		if err != nil {
 			return fmt.Errorf("snapshot %q: %w", key, err)
 		}
 		// Both have to be on disk, in whichever order they come there: see recover.go. So the disk
@@ -152,5 +160,43 @@ func (m mark) remove() error {
 		return nil
 	}
 	_ = m.close() // may be closed
-	return os.Remove(m.file.Name())
+	if err := os.Remove(m.file.Name()); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil // the snapshot was removed
+}
+
+// keyLocks are locks, one for each key that somebody has or waits for.
+type keyLocks struct {
+	mu   sync.Mutex
+	held map[string]*keyLock
+}
+
+type keyLock struct {
+	sync.Mutex
+	users int
+}
+
+// lock returns what unlocks.
+func (k *keyLocks) lock(key string) (unlock func()) {
+	k.mu.Lock()
+	l := k.held[key]
+	if l == nil {
+		if k.held == nil {
+			k.held = make(map[string]*keyLock)
+		}
+		l = &keyLock{}
+		k.held[key] = l
+	}
+	l.users++
+	k.mu.Unlock()
+	l.Lock()
+	return func() {
+		l.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(k.held, key)
+		}
+	}
 }

@@ -31,6 +31,8 @@ type Snapshotter struct {
 	counter  *counter
 	metrics  *metrics
 
+	committing keyLocks
+
 	// mu is held while a transaction that writes is open. bolt has one at a time anyway.
 	mu     sync.Mutex
 	shared *shared

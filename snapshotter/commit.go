@@ -37,7 +37,7 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 		diff = ""
 	}
 	usage, mark, err := s.settle(ctx, id, diff)
-	if err != nil {
+	if err = s.removedMeanwhile(ctx, key, id, err); err != nil {
 		return fmt.Errorf("snapshot %q: %w", key, err)
 	}
 	step("commit: settled")

@@ -1,14 +1,18 @@
 package snapshotter
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -106,4 +110,73 @@ func TestCommitOfAnother(t *testing.T) {
 	if err != nil || info.Kind != snapshots.KindActive {
 		t.Errorf("%v %v", info, err)
 	}
+}
+
+// TestCallsAtOnce asks for all there is of a few names at once. Whatever the answers: each is of a kind that
+// containerd knows, a restart changes nothing, and no directory is left of what was removed.
+func TestCallsAtOnce(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	s := open(t, root)
+	const keys, callers, calls = 5, 6, 200
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	var all sync.WaitGroup
+	for i := range callers {
+		rng := rand.New(rand.NewPCG(seed, uint64(i)))
+		pick := func(kind string) string { return fmt.Sprintf("%s/%d\n", kind, rng.IntN(keys)) }
+		all.Go(func() {
+			for range calls {
+				key, parent := pick("key"), ""
+				if rng.IntN(2) == 0 {
+					parent = pick("layer")
+				}
+				var err error
+				switch rng.IntN(9) {
+				case 0, 1:
+					_, err = s.Prepare(ctx, key, parent)
+				case 2:
+					_, err = s.View(ctx, key, parent)
+				case 3, 4:
+					err = s.Commit(ctx, pick("layer"), key)
+				case 5:
+					err = s.Remove(ctx, key)
+				case 6:
+					err = s.Remove(ctx, pick("layer"))
+				case 7:
+					_, err = s.Usage(ctx, key)
+				case 8:
+					_, err = s.Mounts(ctx, key)
+				}
+				if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsAlreadyExists(err) &&
+					!errdefs.IsFailedPrecondition(err) && !errdefs.IsInvalidArgument(err) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	before := listed(t, s)
+	must(t, s.Close())
+	s = open(t, root)
+	if after := listed(t, s); !slices.Equal(before, after) {
+		t.Errorf("before a restart\n%q, after it\n%q", before, after)
+	}
+	for range keys + 1 { // parents have children
+		for _, name := range listed(t, s) {
+			_ = s.Remove(ctx, name)
+		}
+	}
+	if left := append(listed(t, s), names(t, s.dirs.snapshots())...); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+func listed(t *testing.T, s *Snapshotter) (list []string) {
+	t.Helper()
+	must(t, s.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		list = append(list, info.Name)
+		return nil
+	}))
+	return list
 }

@@ -2,12 +2,15 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
 )
 
 // Usage tells what a snapshot takes, without its parents. That of a committed snapshot was counted
@@ -31,10 +34,29 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Us
 		return usage, nil
 	}
 	usage, err = s.counter.ask(ctx, id, func(ctx context.Context) (snapshots.Usage, error) { return s.count(ctx, id) })
-	if err != nil {
+	if err = s.removedMeanwhile(ctx, key, id, err); err != nil {
 		return usage, fmt.Errorf("snapshot %q: %w", key, err)
 	}
 	return usage, nil
+}
+
+// removedMeanwhile says of an error that it is because the snapshot was removed. Where a record has no files it is
+// another.
+func (s *Snapshotter) removedMeanwhile(ctx context.Context, key, id string, err error) error {
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	s.mu.Lock() // who renames the directory has not recorded it yet
+	defer s.mu.Unlock()
+	now := ""
+	rerr := s.read(ctx, func(ctx context.Context) (err error) {
+		now, _, _, err = storage.GetInfo(ctx, key)
+		return err
+	})
+	if errdefs.IsNotFound(rerr) || rerr == nil && now != id {
+		return fmt.Errorf("removed meanwhile: %w", errdefs.ErrNotFound)
+	}
+	return err
 }
 
 // count counts the files of a snapshot.

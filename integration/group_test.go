@@ -11,6 +11,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/containerd-mini/mini/integration/internal/daemon"
 	"github.com/containerd-mini/mini/proto/options"
@@ -148,4 +149,57 @@ func lifeOf(d *daemon.Daemon, c containerd.Container, want uint32) error {
 	}
 	_, err = task.Delete(ctx)
 	return err
+}
+
+// An option of a handler, as docs/kubernetes.md has it: its pods share a shim.
+func TestPodsShareShim(t *testing.T) {
+	if !mini() {
+		t.Skip("an option of mini's")
+	}
+	for _, version := range []string{"2.4", "1.7"} {
+		t.Run("containerd-"+version, func(t *testing.T) { podsShareShim(t, version) })
+	}
+}
+
+func podsShareShim(t *testing.T, version string) {
+	handler := strings.ReplaceAll(printedHandler(t, version), ".mini]", ".mini-grouped]")
+	handler = strings.ReplaceAll(handler, "io.containerd.mini.v2", daemon.Runtime())
+	handler = strings.ReplaceAll(handler, `snapshotter = "mini"`, `snapshotter = "overlayfs"`)
+	header, _, _ := strings.Cut(handler[strings.LastIndex(handler, "["):], "]")
+	handler += "\n" + header + ".options]\nshim_group = \"node\"\n"
+	if !hasController("cpu") {
+		handler += "missing_controllers = \"ignore\"\n"
+	}
+	c := startCRI(t, version, handler)
+	c.handler = "mini-grouped"
+	start := func(pod string) (sandbox, id string) {
+		t.Helper()
+		sandbox = c.runPod(t, pod)
+		id = c.create(t, sandbox, "box-"+pod, "exec sleep 1000")
+		_, err := c.runtime.StartContainer(c.ctx, &cri.StartContainerRequest{ContainerId: id})
+		must(t, err)
+		return sandbox, id
+	}
+	one, _ := start("one")
+	shim := c.d.ShimPidIn("k8s.io", "node")
+	two, box := start("two")
+	if n := c.d.Shims(); n != 1 {
+		t.Errorf("%d shims, want 1", n)
+	}
+	c.removePod(t, one)
+	if got := c.exec(t, box, "echo", "still here"); got != "still here\n" {
+		t.Errorf("%q", got)
+	}
+	c.removePod(t, two)
+	three, last := start("three")
+	if c.d.ShimPidIn("k8s.io", "node") != shim || c.d.Shims() != 1 {
+		t.Error("the next pod has another shim")
+	}
+	must(t, syscall.Kill(shim, syscall.SIGKILL))
+	eventually(t, "the container has ended with its shim", func() bool {
+		reply, err := c.runtime.ContainerStatus(c.ctx, &cri.ContainerStatusRequest{ContainerId: last})
+		must(t, err)
+		return reply.Status.State == cri.ContainerState_CONTAINER_EXITED && reply.Status.ExitCode != 0
+	})
+	c.removePod(t, three)
 }

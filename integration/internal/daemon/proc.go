@@ -71,13 +71,19 @@ func readProcess(dir string) (p process, ok bool) {
 	return p, true
 }
 
-// ShimPid is the process of the shim that serves container id.
+// ShimPid is the process of the shim that was started for container id.
 func (d *Daemon) ShimPid(id string) int {
+	d.t.Helper()
+	return d.ShimPidIn(d.Namespace, id)
+}
+
+// ShimPidIn is ShimPid in another namespace of containerd.
+func (d *Daemon) ShimPidIn(namespace, id string) int {
 	d.t.Helper()
 	for _, p := range descendants(os.Getppid()) {
 		words := strings.Fields(p.command)
 		if !p.zombie && len(words) > 0 && strings.HasPrefix(filepath.Base(words[0]), "containerd-shim-") &&
-			follows(words, "-namespace", d.Namespace) && follows(words, "-id", id) {
+			follows(words, "-namespace", namespace) && follows(words, "-id", id) {
 			return p.pid
 		}
 	}

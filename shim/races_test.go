@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -134,6 +135,20 @@ func TestCgroupIsGone(t *testing.T) {
 	if got := r.remove("x"); got.ExitStatus != 3 {
 		t.Errorf("status %d", got.ExitStatus)
 	}
+	r.assertClean()
+}
+
+// TestUnknownSignal: to one or to all, it is a bad argument, and nobody hears of it.
+func TestUnknownSignal(t *testing.T) {
+	r := newRig(t)
+	r.run("x", "sleep", "1000")
+	for _, all := range []bool{false, true} {
+		_, err := r.client.Kill(t.Context(), &task.KillRequest{ID: "x", Signal: math.MaxUint32, All: all})
+		if status.Code(err) != codes.InvalidArgument {
+			t.Errorf("all %v: %v", all, err)
+		}
+	}
+	r.remove("x")
 	r.assertClean()
 }
 

@@ -496,7 +496,11 @@ func (c *Container) signalAll(sig unix.Signal) error {
 		if !ok {
 			continue
 		}
-		if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && err != unix.ESRCH {
+		err := unix.PidfdSendSignal(fd, sig, nil, 0)
+		if errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("signal %d: unknown: %w", sig, errdefs.ErrInvalidArgument)
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("signal %d: pidfd_send_signal: %w", pid, err)
 		}
 	}

@@ -69,15 +69,19 @@ func (s *service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 	if err := s.reserve(r.ID); err != nil {
 		return nil, err
 	}
+	var c *container.Container
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.containers[r.ID] = c; c == nil { // also after a panic
+			delete(s.containers, r.ID)
+			s.idle.set(len(s.containers) == 0)
+		}
+	}()
 	c, err := s.create(ctx, r)
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err != nil {
-		delete(s.containers, r.ID)
-		s.idle.set(len(s.containers) == 0)
 		return nil, err
 	}
-	s.containers[r.ID] = c
 	p, err := c.Process("")
 	if err != nil {
 		return nil, err

@@ -80,6 +80,7 @@ const (
 	InvalidArgument   = 3
 	ResourceExhausted = 8
 	Unimplemented     = 12
+	Internal          = 13
 	unknown           = 2
 )
 

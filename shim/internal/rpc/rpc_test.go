@@ -33,6 +33,7 @@ func testServer(t testing.TB) (s *Server, path string, waiting, waited chan erro
 			"Echo":   func(_ context.Context, b []byte) ([]byte, error) { return b, nil },
 			"Double": func(_ context.Context, b []byte) ([]byte, error) { return append(b, b...), nil },
 			"Fail":   func(context.Context, []byte) ([]byte, error) { return nil, errors.New("it fails") },
+			"Panic":  func(context.Context, []byte) ([]byte, error) { panic("a fault") },
 			"Wait": func(ctx context.Context, b []byte) ([]byte, error) {
 				waiting <- nil
 				<-ctx.Done()
@@ -94,6 +95,7 @@ func TestServer(t *testing.T) {
 		code            codes.Code
 	}{
 		{"test", "Fail", codes.NotFound},
+		{"test", "Panic", codes.Internal},
 		{"test", "None", codes.Unimplemented},
 		{"none", "Echo", codes.Unimplemented},
 	} {

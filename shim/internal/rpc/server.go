@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -134,8 +135,19 @@ func (c *connection) answer(ctx context.Context, stream uint32, message []byte) 
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.TimeoutNano))
 		defer cancel()
 	}
-	reply, err := method(ctx, r.Payload)
+	reply, err := method.call(ctx, r.Payload)
 	c.reply(stream, reply, err)
+}
+
+// call calls a method. A fault of ours that one container has met is no reason to end the shim, and with it all
+// others: whoever asked is told, with the stack.
+func (m Method) call(ctx context.Context, request []byte) (reply []byte, err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = &Error{Code: Internal, Message: fmt.Sprintf("panic: %v\n%s", fault, debug.Stack())}
+		}
+	}()
+	return m(ctx, request)
 }
 
 func (c *connection) refuse(stream uint32, code int32, message string) {

@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -45,6 +46,10 @@ func rootOf(text string) (int, error) {
 			if n[i], err = strconv.ParseUint(field, 10, 32); err != nil {
 				return 0, fmt.Errorf("mapping %q: %w", entry, errdefs.ErrInvalidArgument)
 			}
+		}
+		// The last of all numbers is no id: chown(2) takes it for "leave it as it is".
+		if max(n[0], n[1])+n[2] > math.MaxUint32 {
+			return 0, fmt.Errorf("mapping %q: beyond the last id: %w", entry, errdefs.ErrInvalidArgument)
 		}
 		if n[0] == 0 && n[2] > 0 {
 			return int(n[1]), nil

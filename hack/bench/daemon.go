@@ -10,11 +10,10 @@ import (
 	"time"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
-
-	"github.com/containerd-mini/mini/proto/options"
 )
 
 const (
@@ -48,7 +47,8 @@ func (c contender) linked() string { return "containerd-shim-" + c.name + "-v2" 
 func (c contender) runtime() containerd.NewContainerOpts {
 	name := "io.containerd." + c.name + ".v2"
 	if c.group != "" {
-		return containerd.WithRuntime(name, &options.Options{ShimGroup: c.group})
+		// As an operator writes it: reading TOML counts.
+		return containerd.WithRuntime(name, &runtimeoptions.Options{ConfigBody: fmt.Appendf(nil, "shim_group = %q\n", c.group)})
 	}
 	if c.binary == "" {
 		return containerd.WithRuntime(name, nil)

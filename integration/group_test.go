@@ -21,7 +21,7 @@ import (
 // that comes back, and does not end with the last. Killed, it takes all of them with it, and nothing is left.
 func TestShimGroup(t *testing.T) {
 	if !mini() {
-		t.Skip("an option of mini's")
+		t.Skipf("needs mini as the runtime of these tests: %s has no shim_group", daemon.Runtime())
 	}
 	// As an operator writes it, and as a client does.
 	text := &runtimeoptions.Options{ConfigBody: []byte("shim_group = \"node\"\n")}
@@ -154,7 +154,7 @@ func lifeOf(d *daemon.Daemon, c containerd.Container, want uint32) error {
 // An option of a handler, as docs/kubernetes.md has it: its pods share a shim.
 func TestPodsShareShim(t *testing.T) {
 	if !mini() {
-		t.Skip("an option of mini's")
+		t.Skipf("needs mini as the runtime of these tests: %s has no shim_group", daemon.Runtime())
 	}
 	for _, version := range []string{"2.4", "1.7"} {
 		t.Run("containerd-"+version, func(t *testing.T) { podsShareShim(t, version) })

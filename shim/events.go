@@ -99,6 +99,7 @@ func (p *publisher) run() {
 			var refused *rpc.Error
 			if errors.As(err, &refused) && refused.Code == rpc.InvalidArgument {
 				// It will never be taken, and those behind it wait.
+				warn(".", "event dropped: containerd refuses it", "topic", e.Topic, "error", err)
 				err = nil
 			}
 			if err == nil {

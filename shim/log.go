@@ -16,5 +16,8 @@ func warn(bundle, msg string, args ...any) {
 		return // without a reader there is nobody to tell
 	}
 	defer f.Close()
+	if st, err := f.Stat(); err != nil || st.Mode()&os.ModeNamedPipe == 0 {
+		return // somebody else's: "." is / in a shim that lingers
+	}
 	slog.New(slog.NewTextHandler(f, nil)).Log(context.Background(), slog.LevelWarn, msg, args...)
 }

@@ -34,7 +34,7 @@ type Command struct {
 	Forks bool
 
 	// Around, if not nil, is given the clone to call when the Cgroup is not
-	// frozen, and not while it may become so: see there.
+	// frozen, and while nobody freezes it: Agent.clone says why.
 	Around func(clone func() error) error
 
 	// Listener gets the listener of the process's seccomp filter, if that has

@@ -16,7 +16,7 @@
 //	1.7 - 2.2   options, an Any                {"version":2,...}, as JSON
 //	2.3, 2.4    BootstrapParams, protobuf      BootstrapResult, protobuf
 //
-// Options that may name a group of pods for the shim are TOML, and are read by the
-// rest of the program. Flags and environment are the same in all of them. Version 2 and 3 of the
-// task API are both served on every socket.
+// Options that may name a group of pods for the shim may be TOML: the rest of the
+// program reads them. Flags and environment are the same in all of them. Version 2
+// and 3 of the task API are both served on every socket.
 package bootstrap

@@ -148,8 +148,9 @@ func parseAny(b []byte) (a anyMessage, err error) {
 	return a, err
 }
 
-// Types of options that may name a group: proto/options, and what containerd has
-// for any runtime, a path in field 2 or the TOML itself in field 3.
+// Types of options that may name a group: proto/options, which has it in field 2,
+// and what containerd has for any runtime, a path in field 2 or the TOML itself in
+// field 3.
 const (
 	miniOptions    = "containerd.mini.v1.Options"
 	runtimeOptions = "runtimeoptions.v1.Options"
